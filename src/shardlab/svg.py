@@ -1,0 +1,196 @@
+"""Small parts of inline SVG drawings: strings in, strings out, right on a light and on a dark page."""
+
+import base64
+import math
+import struct
+import zlib
+from html import escape
+
+import torch
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: colour-blind readers tell them apart
+ON_COLOUR = ("#fff", "#111", "#111", "#111")  # the text colour that reads on each of them (WCAG AA)
+DASHES = ("", "6 3", "2 2", "8 2 2 2")  # shards 0-3, 4-7, 8-11, 12-15: colour is never the only sign
+BELOW, ABOVE = (123, 95, 191), (183, 121, 0)  # heat: purple below 0, amber above, the page itself at 0
+CELLS = 32  # a heat map has at most this many cells a side
+CHAR = 7.25  # the width of one monospace character of 12 px
+
+
+def colour(rank):
+    """Give the colour of a shard; shards four apart share one, and differ by label and dash."""
+    return COLOURS[rank % 4]
+
+
+def svg(body, width, height, label):
+    """Wrap drawn parts into one complete `<svg>` that says what it shows to a screen reader.
+
+    >>> svg(rect(0, 0, 8, 8), 8, 8, "a < b")[-60:]
+    '"><rect x="0" y="0" width="8" height="8" fill="none"/></svg>'
+    """
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" font-size="12" fill="currentColor" '
+        'style="max-width:100%;height:auto;color:var(--jp-content-font-color1,currentColor);'
+        f'font-family:var(--jp-code-font-family,monospace)">{body}</svg>'
+    )
+
+
+def rect(x, y, width, height, fill="none", **attributes):
+    """Draw a rectangle; an attribute such as `stroke-width` is given as `stroke_width`."""
+    more = _more(attributes)
+    return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" fill="{fill}"{more}/>'
+
+
+def line(x1, y1, x2, y2, **attributes):
+    """Draw a straight line, in the colour of the text where no `stroke` is given."""
+    attributes = {"stroke": "currentColor"} | attributes
+    return f'<path d="M{x1:g} {y1:g}L{x2:g} {y2:g}"{_more(attributes)}/>'
+
+
+def text(x, y, words, anchor="middle", **attributes):
+    """Write words (escaped) with their baseline at y."""
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}"{_more(attributes)}>{escape(str(words))}</text>'
+
+
+def frame(x, y, width, height, rank=None, tint=0.14):
+    """Draw the outline and light fill of what shard `rank` holds; grey for what belongs to no shard."""
+    paint = "#888" if rank is None else colour(rank)
+    dash = DASHES[rank // 4 % 4] if rank is not None else ""
+    more = {"stroke_dasharray": dash} if dash else {}
+    return rect(x, y, width, height, paint, fill_opacity=tint, stroke=paint, stroke_width=2, **more)
+
+
+def badge(x, y, width, words, rank):
+    """Write words on the full colour of a shard, 20 high, in the text colour that reads on it."""
+    ink = ON_COLOUR[rank % 4]
+    return rect(x, y, width, 20, colour(rank)) + text(x + width / 2, y + 14, words, fill=ink, font_weight=600)
+
+
+def hatch(x, y, width, height, step=6, **attributes):
+    """Fill a rectangle with diagonal lines (for padding: room that holds no value)."""
+    path, c = [], step
+    while c < width + height:
+        x1, x2 = max(0, c - height), min(c, width)
+        path.append(f"M{x + x1:g} {y + c - x1:g}L{x + x2:g} {y + c - x2:g}")
+        c += step
+    return f'<path d="{"".join(path)}"{_more({"stroke": "currentColor", "stroke_width": 1} | attributes)}/>'
+
+
+def number(value):
+    """Write one value as the notebooks do: 4 decimals, or an exponent where 4 decimals would hide it.
+
+    >>> [number(v) for v in (0.53239, -0.0, 2e-7, 123456.0, 7, True, float("nan"))]
+    ['0.5324', '0.0000', '2.0e-07', '1.2e+05', '7', 'True', 'nan']
+    """
+    if not isinstance(value, float):
+        return f"{value:.4f}" if isinstance(value, complex) else str(value)
+    if value == 0 or 5e-5 <= abs(value) < 1e5 or not math.isfinite(value):
+        return f"{value + 0.0:.4f}"
+    return f"{value:.1e}"
+
+
+def values(rows, x, y, cell, height=22):
+    """Write a list of rows of values into cells of one width."""
+    parts = []
+    for i, row in enumerate(rows):
+        for j, value in enumerate(row):
+            odd = isinstance(value, float) and not math.isfinite(value)
+            parts.append(text(x + (j + 0.5) * cell, y + (i + 0.7) * height, number(value),
+                              **{"font_weight": 800, "text_decoration": "underline"} if odd else {}))
+    return "".join(parts)
+
+
+def heat(matrix, x, y, width, height, scale):
+    """Draw a matrix as a heat map about 0: purple below, amber above, at most 32 x 32 cells.
+
+    A cell stands for a block of entries and shows the largest of them in magnitude, so that one wrong entry
+    in a large matrix stays visible. Cells with a NaN or an infinity are crossed.
+    """
+    cells = shrink(matrix)
+    rows, columns = cells.shape
+    picture = f"data:image/png;base64,{base64.b64encode(_png(cells, scale)).decode()}"
+    crosses = "".join(
+        text(x + (j + 0.5) * width / columns, y + (i + 0.5) * height / rows + 4, "\u00d7", font_weight=800)
+        for i, j in (~cells.isfinite()).nonzero()[:64].tolist()
+    )
+    page = rect(x, y, width, height, style="fill:var(--jp-layout-color0,none)")
+    return (
+        f'{page}<image x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" preserveAspectRatio="none" '
+        f'style="image-rendering:pixelated" href="{picture}"/>{crosses}'
+    )
+
+
+def scale_bar(x, y, scale, width=120):
+    """Draw the legend of a heat map: what its two ends and its middle stand for."""
+    ramp = torch.linspace(-1, 1, 31)[None]
+    ends = ((0, f"-{scale:.3g}"), (width / 2, "0"), (width, f"{scale:.3g}"))
+    words = "".join(text(x + dx, y + 24, word) for dx, word in ends)
+    return heat(ramp, x, y, width, 10, 1) + rect(x, y, width, 10, stroke="#888") + words
+
+
+def shrink(matrix, cells=CELLS):
+    """Bring a matrix to at most `cells` a side (float32, CPU), each the largest in magnitude of its block.
+
+    >>> shrink(torch.tensor([[1, -5, 0, 2, 3, 0]]), 3)
+    tensor([[-5.,  2.,  3.]])
+    """
+    matrix = plain(matrix)
+    rows, columns = (math.ceil(side / cells) for side in matrix.shape)  # the sides of a block
+    if rows * columns > 1:
+        short = (0, -matrix.shape[1] % columns, 0, -matrix.shape[0] % rows)
+        if any(short):
+            matrix = torch.nn.functional.pad(matrix, short)
+        blocks = matrix.unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
+        low, high = blocks.amin((1, 3)), blocks.amax((1, 3))
+        matrix = torch.where(-low > high, low, high)
+    return matrix.cpu()
+
+
+def plain(tensor):
+    """Give a tensor as float32 without a history, whatever its dtype (magnitudes of complex numbers)."""
+    tensor = tensor.detach()
+    return (tensor.abs() if tensor.is_complex() else tensor).float()
+
+
+def largest(tensors):
+    """Give the largest finite magnitude in several tensors, 0.0 where there is none."""
+    return max((max(-low, high) for low, high in (span(t) for t in tensors if t.numel())), default=0.0)
+
+
+def span(tensor):
+    """Give the smallest and the largest finite value of a tensor that is not empty (0.0 if none)."""
+    cells = plain(tensor)
+    low, high = (end.item() for end in cells.aminmax())
+    if not math.isfinite(high - low):
+        low, high = (end.item() for end in cells.nan_to_num(0, 0, 0).aminmax())
+    return low, high
+
+
+def _more(attributes):
+    return "".join(f' {name.replace("_", "-")}="{escape(str(value))}"' for name, value in attributes.items())
+
+
+def _chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _palette():
+    """Give the 256 colours: 0 is grey, for what is not finite; 1 to 255 run from below 0 to above.
+
+    The sign chooses the colour, the magnitude how much of it covers the page, so that 0 is the page itself.
+    """
+    cover = [200] + [round(250 * abs(level / 127) ** 0.75) for level in range(-127, 128)]
+    colours = [(136, 136, 136)] + [BELOW] * 127 + [ABOVE] * 128
+    return _chunk(b"PLTE", bytes(sum(colours, ()))) + _chunk(b"tRNS", bytes(cover))
+
+
+_COLOURS_OF_HEAT = _palette()
+
+
+def _png(cells, scale):
+    """Encode cells as a PNG, one pixel each."""
+    levels = torch.where(cells.isfinite(), (cells * (127 / (scale or 1)) + 128.5).clamp(1, 255), 0)
+    rows = b"".join(bytes([0, *row]) for row in levels.to(torch.uint8).tolist())
+    header = struct.pack(">IIBBBBB", cells.shape[1], cells.shape[0], 8, 3, 0, 0, 0)
+    body = _chunk(b"IHDR", header) + _COLOURS_OF_HEAT + _chunk(b"IDAT", zlib.compress(rows, 1))
+    return b"\x89PNG\r\n\x1a\n" + body + _chunk(b"IEND", b"")
