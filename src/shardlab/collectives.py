@@ -1,0 +1,152 @@
+"""The collectives, each as its forward and its backward: the only place where bytes cross between shards.
+
+A collective is *one* autograd node over all the shards held here, so backward is ordinary PyTorch. Each function
+below returns its outputs for one group of shards, and reads as a pair: what goes forward, what comes back.
+"""
+
+import torch
+
+
+class Pair(torch.autograd.Function):
+    """One autograd node: `forward` over the group's tensors, `backward` over their gradients."""
+
+    @staticmethod
+    def forward(ctx, group, forward, backward, *parts):
+        ctx.group, ctx.back = group, backward
+        return tuple(forward(parts))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grads):
+        with ctx.group.note.backward():
+            return None, None, None, *ctx.back(grads)
+
+
+def pair(group, parts, forward, backward):
+    if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
+        return Pair.apply(group, forward, backward, *parts)
+    return forward(parts)
+
+
+def copy(group, parts):
+    """Forward: each shard takes the replicated value as it is. Backward: all-reduce. Megatron-LM's *f*."""
+    return pair(
+        group,
+        parts,
+        forward=lambda xs: xs,
+        backward=lambda grads: summed(group, grads),
+    )
+
+
+def all_reduce(group, parts):
+    """Forward: the sum, on every shard. Backward: each shard's gradient as it is. Megatron-LM's *g*."""
+    return pair(
+        group,
+        parts,
+        forward=lambda xs: summed(group, xs),
+        backward=lambda grads: grads,
+    )
+
+
+def all_reduce_max(group, parts):
+    """Forward: the elementwise maximum, on every shard. No gradient."""
+    one_shape("all_reduce max", group.shapes("all_reduce max", parts))
+    return group.all_reduce([part.detach() for part in parts], "max")
+
+
+def all_gather(group, parts, dim):
+    """Forward: the shards side by side along `dim`, on every shard. Backward: each keeps its own slice."""
+    sizes = sizes_along(group, "all_gather", parts, dim)
+    return pair(
+        group,
+        parts,
+        forward=lambda xs: group.all_gather(xs, dim, sizes),
+        backward=lambda grads: group.keep(grads, dim, sizes),
+    )
+
+
+def all_gather_partial(group, parts, dim):
+    """As `all_gather`, where what follows differs from shard to shard: the gradients are partial sums, so backward
+    is a reduce-scatter (sequence parallelism)."""
+    sizes = sizes_along(group, "all_gather", parts, dim)
+    return pair(
+        group,
+        parts,
+        forward=lambda xs: group.all_gather(xs, dim, sizes),
+        backward=lambda grads: group.reduce_scatter(grads, dim, sizes),
+    )
+
+
+def scatter(group, parts, dim):
+    """Forward: each shard keeps its own slice of a replicated value. Backward: all-gather."""
+    sizes = split_sizes(parts[0].shape[dim], group.size)
+    return pair(
+        group,
+        parts,
+        forward=lambda xs: group.keep(xs, dim, sizes),
+        backward=lambda grads: group.all_gather(grads, dim, sizes),
+    )
+
+
+def reduce_scatter(group, parts, dim):
+    """Forward: the sum, of which each shard keeps its own slice. Backward: all-gather."""
+    shapes = group.shapes("reduce_scatter", parts)
+    one_shape("reduce_scatter", shapes)
+    sizes = split_sizes(shapes[0][dim], group.size)
+    return pair(
+        group,
+        parts,
+        forward=lambda xs: group.reduce_scatter(xs, dim, sizes),
+        backward=lambda grads: group.all_gather(grads, dim, sizes),
+    )
+
+
+def all_to_all(group, parts, split_dim, concat_dim):
+    """Forward: piece r of each shard's `split_dim` goes to shard r, which joins what it gets along `concat_dim`.
+    Backward: the same with the two dims exchanged."""
+    concat_sizes = sizes_along(group, "all_to_all", parts, concat_dim)
+    split = split_sizes(parts[0].shape[split_dim], group.size)
+    return pair(
+        group,
+        parts,
+        forward=lambda xs: group.all_to_all(xs, split_dim, split, concat_dim, concat_sizes),
+        backward=lambda grads: group.all_to_all(grads, concat_dim, concat_sizes, split_dim, split),
+    )
+
+
+def broadcast(group, parts, src):
+    """Forward: every shard gets shard `src`'s value. Backward: the gradients are summed into shard `src`."""
+    one_shape("broadcast", group.shapes("broadcast", parts))
+    return pair(
+        group,
+        parts,
+        forward=lambda xs: group.broadcast(xs, src),
+        backward=lambda grads: group.reduce(grads, src),
+    )
+
+
+def summed(group, parts):
+    one_shape("all_reduce sum", group.shapes("all_reduce sum", parts))
+    return group.all_reduce(parts)
+
+
+def sizes_along(group, collective, parts, dim):
+    """The size of each shard of the group along `dim`; the other dims must agree."""
+    shapes = group.shapes(collective, parts)
+    one_shape(f"{collective}(dim={dim}), along every other dim,", [shape[:dim] + shape[dim + 1 :] for shape in shapes])
+    return [shape[dim] for shape in shapes]
+
+
+def one_shape(collective, shapes):
+    if len(set(shapes)) > 1:
+        each = ", ".join(f"shard {index}: {list(shape)}" for index, shape in enumerate(shapes))
+        raise ValueError(f"{collective} wants one shape on every shard, but they have {each}")
+
+
+def split_sizes(total, n):
+    """How torch.tensor_split cuts `total` into n: the first total % n pieces are one longer.
+
+    >>> split_sizes(7, 3), split_sizes(2, 3)
+    ([3, 2, 2], [1, 1, 0])
+    """
+    return [total // n + (index < total % n) for index in range(n)]

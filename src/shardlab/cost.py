@@ -1,0 +1,16 @@
+"""Arithmetic only: what a collective costs."""
+
+
+def ring_bytes(collective, payload, n):
+    """Bytes that each of `n` shards sends when a ring runs this collective on `payload` bytes.
+
+    An all-reduce is a reduce-scatter and then an all-gather: 2(n-1)/n of the payload (Patarasuk and Yuan,
+    2009). Each of the two alone, and an all-to-all, is (n-1)/n. A broadcast or a reduce is passed on by all
+    shards but one, so (n-1)/n on average. The payload is the whole tensor: what is reduced, or what is
+    there once it is gathered.
+
+    >>> ring_bytes("all_reduce", 1024, 4), ring_bytes("all_gather", 1024, 4)
+    (1536.0, 768.0)
+    """
+    rounds = 2 if collective == "all_reduce" else 1
+    return rounds * (n - 1) * payload / n

@@ -1,0 +1,270 @@
+"""`Mesh`: who holds the shards, how a plain tensor gets there, and the record of what moved.
+
+In one process the mesh holds all the shards and deals them over the devices. Under torchrun (torch.distributed)
+each process holds its own shard alone. The lesson's code is the same in both.
+"""
+
+import atexit
+import copy
+import os
+from contextlib import contextmanager
+from datetime import timedelta
+from math import prod
+
+import torch
+import torch.distributed as dist
+
+from shardlab import collectives
+from shardlab.moves import OneProcess, OverRanks
+from shardlab.record import Recorder
+from shardlab.shards import Shards
+
+TIMEOUT = timedelta(seconds=60)  # how long a collective over ranks waits for the others
+
+
+class Mesh:
+    """`Mesh(4)`: four shards. `Mesh(dp=2, tp=2)`: four shards with two named axes. `Mesh()`: the size of the world
+    under torchrun, and 2 in one process.
+
+    The shards are dealt over `devices` in turn: by default every CUDA device there is, and the CPU where there is
+    none; SHARDLAB_DEVICES (such as `cpu`, or `cuda:0,cuda:1`) changes that default. `mesh["tp"]` is the same mesh
+    seen along one axis, as in torch's DeviceMesh: its collectives run among the shards that differ in `tp` alone.
+
+    >>> import torch
+    >>> mesh = Mesh(2, devices=["cpu"])
+    >>> X, W = torch.eye(2), torch.tensor([[1., 2.], [3., 4.]])
+    >>> y_ = mesh.replicate(X) @ mesh.shard(W, dim=1)      # [2, 1] on each shard
+    >>> mesh.all_gather(y_, dim=1).shards[0]
+    tensor([[1., 2.],
+            [3., 4.]])
+    """
+
+    def __init__(self, size=None, *, devices=None, **axes):
+        if size is not None and axes:
+            raise ValueError(f"Mesh({size}, …) or named axes, not both: Mesh(dp=2, tp=2) has 4 shards")
+        self.world = joined_world()
+        self.axes = axes or {"tp": size if size is not None else self.world or 2}
+        for axis, length in self.axes.items():
+            if not isinstance(length, int) or length < 1:
+                raise ValueError(f"axis {axis!r} wants a whole number of shards from 1 up, not {length!r}")
+        total = prod(self.axes.values())
+        if self.world and self.world != total:
+            raise ValueError(
+                f"{self} wants {total} shards, but torch.distributed runs {self.world} ranks, one shard each. "
+                f"Use Mesh() or Mesh({self.world}) here, or run in one process, where a mesh has any size."
+            )
+        self.ranks = [dist.get_rank()] if self.world else list(range(total))
+        self.devices = deal(devices, self.ranks, local=bool(self.world))
+        self.recorder = Recorder()
+        self.root, self.along = self, tuple(self.axes)
+        self._device_mesh = None
+        self.groups = self._groups()
+
+    def __getitem__(self, axis):
+        if axis not in self.axes:
+            raise KeyError(f"{self} has no axis {axis!r}, only {', '.join(map(repr, self.axes))}")
+        view = copy.copy(self)
+        view.along = (axis,)
+        view.groups = view._groups()
+        return view
+
+    @property
+    def size(self):
+        """The number of shards along the axis (all of them, unless one is named)."""
+        return prod(self.axes[axis] for axis in self.along)
+
+    @property
+    def rank(self):
+        """Each shard's index along the axis, itself a Shards (JAX's axis_index)."""
+        indices = [torch.tensor(self.index(r), device=d) for r, d in zip(self.ranks, self.devices, strict=True)]
+        return Shards(indices, self)
+
+    def index(self, rank):
+        """The index along this view's axes of the shard that has this rank in the whole mesh."""
+        index = 0
+        for axis, position in zip(self.axes, self._position(rank), strict=True):
+            if axis in self.along:
+                index = index * self.axes[axis] + position
+        return index
+
+    # placing: from a plain tensor to a Shards
+
+    def shard(self, tensor, dim):
+        """Cut `tensor` along `dim` (torch.tensor_split); each shard gets its piece, as a leaf of its own."""
+        self._plain(tensor, "shard")
+        pieces = tensor.tensor_split(self.size, self._dim(tensor, dim, "shard"))
+        return self._place(tensor, [pieces[self.index(rank)] for rank in self.ranks])
+
+    def replicate(self, tensor):
+        """Every shard gets all of `tensor`, as a leaf of its own."""
+        self._plain(tensor, "replicate")
+        return self._place(tensor, [tensor] * len(self.ranks))
+
+    # collectives: forward and backward of each are in `collectives`
+
+    def copy(self, x_):
+        """*f*. Forward: the replicated value as it is. Backward: all-reduce, so that X gets its whole gradient."""
+        return self._collective("copy", collectives.copy, x_)
+
+    def all_reduce(self, x_, op="sum"):
+        """*g*. y = x_0 + x_1 + …, on every shard; backward: the identity. `op="max"` has no gradient."""
+        if op not in ("sum", "max"):
+            raise ValueError(f"all_reduce knows op='sum' and op='max', not {op!r}")
+        pairs = {"sum": collectives.all_reduce, "max": collectives.all_reduce_max}
+        return self._collective("all_reduce", pairs[op], x_)
+
+    def all_gather(self, x_, dim, grad="replicated"):
+        """y = [x_0, x_1, …] along `dim`, on every shard.
+
+        Backward: each shard keeps its own slice of the gradient. That is right where the gradient is replicated,
+        since every shard goes on to do the same with y. Where each does something else with it (sequence
+        parallelism), the gradients are partial sums: say `grad="partial"`, and backward is a reduce-scatter.
+        """
+        pairs = {"replicated": collectives.all_gather, "partial": collectives.all_gather_partial}
+        if grad not in pairs:
+            raise ValueError(f"all_gather's grad is 'replicated' or 'partial', not {grad!r}")
+        return self._collective("all_gather", pairs[grad], x_, dim)
+
+    def scatter(self, x_, dim):
+        """Each shard keeps its own slice (torch.tensor_split) of a replicated value; backward: all-gather."""
+        return self._collective("scatter", collectives.scatter, x_, dim)
+
+    def reduce_scatter(self, x_, dim):
+        """y_r = slice r of x_0 + x_1 + … along `dim`; backward: all-gather."""
+        return self._collective("reduce_scatter", collectives.reduce_scatter, x_, dim)
+
+    def all_to_all(self, x_, split_dim, concat_dim):
+        """Piece r of each shard's `split_dim` goes to shard r, which joins them along `concat_dim`;
+        backward: the same, the dims exchanged."""
+        return self._collective("all_to_all", collectives.all_to_all, x_, split_dim, concat_dim)
+
+    def broadcast(self, x_, src=0):
+        """Every shard gets shard `src`'s value; backward: the gradients are summed into shard `src`."""
+        if not 0 <= src < self.size:
+            raise ValueError(f"src={src} is no shard of {self}: they are 0 to {self.size - 1}")
+        return self._collective("broadcast", lambda group, parts: collectives.broadcast(group, parts, src), x_)
+
+    @contextmanager
+    def record(self):
+        """`with mesh.record() as traffic:` keeps every collective, forward and backward, in the list `traffic`."""
+        with self.recorder.recording() as traffic:
+            yield traffic
+
+    # how it is done
+
+    def _collective(self, name, pair, x_, *dims):
+        if type(x_) is not Shards:
+            raise TypeError(f"{name} takes a Shards, not a {type(x_).__name__}: place it with mesh.shard or replicate")
+        if x_.mesh is not self and x_.mesh != self:
+            raise ValueError(f"{name} on {self}, but the Shards lives on {x_.mesh}")
+        for tensor, device, rank in zip(x_.shards, self.devices, self.ranks, strict=True):
+            if tensor.device != device:
+                raise ValueError(f"{name}: shard {rank} is on {tensor.device}, but its place is {device}")
+        dims = [self._dim(x_.shards[0], dim, name) for dim in dims]
+        results = [None] * len(self.ranks)
+        for group in self.groups:
+            parts = [x_.shards[member] for member in group.members]
+            for member, result in zip(group.members, pair(group, parts, *dims), strict=True):
+                results[member] = result
+        return Shards(results, self.root)
+
+    def _place(self, source, pieces):
+        placed = []
+        for piece, device in zip(pieces, self.devices, strict=True):
+            leaf = torch.empty(piece.shape, dtype=piece.dtype, device=device).copy_(piece.detach())
+            placed.append(leaf.requires_grad_(source.requires_grad))
+        return Shards(placed, self.root)
+
+    def _plain(self, tensor, verb):
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"mesh.{verb} takes a plain tensor, not a {type(tensor).__name__}")
+
+    def _dim(self, tensor, dim, verb):
+        if not isinstance(dim, int) or not -tensor.dim() <= dim < tensor.dim():
+            raise IndexError(f"{verb}: dim={dim!r} does not exist in a tensor of shape {list(tensor.shape)}")
+        return dim % tensor.dim()
+
+    def _position(self, rank):
+        """The coordinates of a rank on the axes; the last axis runs fastest, as in torch's DeviceMesh."""
+        position = []
+        for length in reversed(self.axes.values()):
+            rank, index = divmod(rank, length)
+            position.append(index)
+        return position[::-1]
+
+    def _groups(self):
+        """The groups of shards that a collective along this view's axes runs in."""
+        axis = "×".join(self.along)
+        if self.world:
+            return [OverRanks(self._process_group(), self.recorder.note(axis, self.size))]
+        apart = {}
+        for rank in self.ranks:
+            others = tuple(i for a, i in zip(self.axes, self._position(rank), strict=True) if a not in self.along)
+            apart.setdefault(others, []).append(rank)
+        notes = [self.recorder.note(axis, self.size, kept=first) for first in [True] + [False] * (len(apart) - 1)]
+        return [OneProcess(members, self.size, note) for members, note in zip(apart.values(), notes, strict=True)]
+
+    def _process_group(self):
+        if len(self.along) == len(self.axes):
+            return dist.group.WORLD
+        if self.root._device_mesh is None:  # torch makes (and keeps) the process groups of the axes
+            kind = self.devices[0].type
+            names = tuple(self.axes)
+            self.root._device_mesh = dist.init_device_mesh(kind, tuple(self.axes.values()), mesh_dim_names=names)
+        return self.root._device_mesh.get_group(self.along[0])
+
+    def __eq__(self, other):
+        """Same axes over the same shards on the same devices (which axis a view looks along does not matter)."""
+        return isinstance(other, Mesh) and (self.axes, self.devices) == (other.axes, other.devices)
+
+    __hash__ = object.__hash__
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __repr__(self):
+        axes = ", ".join(f"{axis}={length}" for axis, length in self.axes.items())
+        view = f'["{self.along[0]}"]' if getattr(self, "along", None) != tuple(self.axes) and hasattr(self, "along") else ""
+        return f"Mesh({axes}){view}"
+
+
+def deal(devices, ranks, local):
+    """A device for each shard held here, in turn."""
+    if devices is None:
+        named = os.environ.get("SHARDLAB_DEVICES")
+        count = torch.cuda.device_count()
+        devices = named.split(",") if named else [f"cuda:{i}" for i in range(count)] if count else ["cpu"]
+    devices = [torch.device(device) for device in devices]
+    if not devices:
+        raise ValueError("a mesh wants at least one device, such as devices=['cpu']")
+    for device in devices:
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise RuntimeError(
+                f"{device} was asked for, but this machine shows torch {torch.cuda.device_count()} CUDA devices; "
+                "devices=['cpu'], or SHARDLAB_DEVICES=cpu, runs all shards on the CPU"
+            )
+    devices = [torch.device("cuda", 0) if device == torch.device("cuda") else device for device in devices]
+    if local:
+        ranks = [int(os.environ.get("LOCAL_RANK", ranks[0]))]
+    return [devices[rank % len(devices)] for rank in ranks]
+
+
+def joined_world():
+    """The number of ranks, where torch.distributed runs (torchrun's environment is joined); 0 in one process."""
+    if not dist.is_available():
+        return 0
+    if not dist.is_initialized() and dist.is_torchelastic_launched():
+        own_gpu = 0 < int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
+        nccl = own_gpu and dist.is_nccl_available() and os.environ.get("SHARDLAB_DEVICES", "cuda").startswith("cuda")
+        if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:  # one host: nothing beyond loopback
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        if nccl:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if nccl else "gloo", timeout=TIMEOUT)
+        atexit.register(leave)
+    return dist.get_world_size() if dist.is_initialized() else 0
+
+
+def leave():
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,219 @@
+"""The raw moves: how bytes get from one shard to another. No gradients here (see `collectives`).
+
+Two implementations of the same moves. `OneProcess` holds every shard of a group, so a sum is a sum and a
+concatenation a `torch.cat`; `OverRanks` holds one shard and calls torch.distributed (gloo or nccl). The mesh
+chooses once. Every move takes and returns a list with the tensor of each shard held here, and keeps its record.
+
+In one process, shards that a move leaves equal on one device are one buffer seen n times: nothing is gained
+from n copies of it, and `Shards` refuses to write into them in place.
+"""
+
+import torch
+import torch.distributed as dist
+
+
+class Group:
+    """The shards along one axis that talk to each other, seen from this process."""
+
+    def __init__(self, members, size, note):
+        self.members = members  # the positions, in the lists of this process, of the shards held here
+        self.size = size
+        self.note = note  # called as note(collective, shape, dtype, payload bytes)
+
+    def shapes(self, collective, parts):
+        """The shape of every shard of the group, once it is clear that they all take part in the same thing."""
+        raise NotImplementedError
+
+    def keep(self, parts, dim, sizes):
+        """Each shard's own slice of a replicated value. Nothing moves."""
+        starts = [sum(sizes[:index]) for index in range(self.size)]
+        return [part.narrow(dim, starts[i], sizes[i]) for part, i in zip(parts, self.indices, strict=True)]
+
+
+class OneProcess(Group):
+    """All shards of the group are here."""
+
+    @property
+    def indices(self):
+        return range(self.size)
+
+    def shapes(self, collective, parts):
+        agree(collective, [str(part.dtype).removeprefix("torch.") for part in parts], "dtype")
+        return [part.shape for part in parts]
+
+    def all_reduce(self, parts, op="sum"):
+        self.note("all_reduce", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        return on_each_device(add(parts) if op == "sum" else largest(parts), parts)
+
+    def all_gather(self, parts, dim, sizes):
+        whole = concatenate(parts, dim)
+        self.note("all_gather", parts[0].shape, whole.dtype, whole.nbytes)
+        return on_each_device(whole, parts)
+
+    def reduce_scatter(self, parts, dim, sizes):
+        self.note("reduce_scatter", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        pieces = zip(*(part.split(sizes, dim) for part in parts), strict=True)
+        return [add(column, part.device) for column, part in zip(pieces, parts, strict=True)]
+
+    def all_to_all(self, parts, split_dim, split_sizes, concat_dim, concat_sizes):
+        self.note("all_to_all", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        pieces = zip(*(part.split(split_sizes, split_dim) for part in parts), strict=True)
+        return [
+            torch.cat([piece.to(part.device) for piece in column], concat_dim)
+            for column, part in zip(pieces, parts, strict=True)
+        ]
+
+    def broadcast(self, parts, src):
+        self.note("broadcast", parts[src].shape, parts[src].dtype, parts[src].nbytes)
+        return on_each_device(parts[src].clone(), parts)
+
+    def reduce(self, parts, dst):
+        self.note("reduce", parts[dst].shape, parts[dst].dtype, parts[dst].nbytes)
+        total = add(parts, parts[dst].device)
+        return [total if index == dst else torch.zeros_like(part) for index, part in enumerate(parts)]
+
+
+def add(parts, device=None):
+    """The sum of the parts, in rank order, in one new buffer (on the first part's device unless told)."""
+    device = device or parts[0].device
+    if apart(parts):
+        return torch.cuda.comm.reduce_add([part.contiguous() for part in parts], device.index)
+    if len(parts) == 1:
+        return parts[0].to(device, copy=True)
+    total = parts[0].to(device) + parts[1].to(device)
+    for part in parts[2:]:
+        total.add_(part.to(device))
+    return total
+
+
+def largest(parts):
+    biggest = parts[0].clone()
+    for part in parts[1:]:
+        torch.maximum(biggest, part.to(biggest.device), out=biggest)
+    return biggest
+
+
+def concatenate(parts, dim):
+    if apart(parts):
+        return torch.cuda.comm.gather(parts, dim, parts[0].device.index)
+    return torch.cat([part.to(parts[0].device) for part in parts], dim)
+
+
+def on_each_device(whole, parts):
+    """`whole` for each of the parts: one buffer a device, seen by each shard that lives there."""
+    if apart(parts):
+        return list(torch.cuda.comm.broadcast(whole.contiguous(), [part.device.index for part in parts]))
+    here = {device: whole.to(device) for device in {part.device for part in parts}}
+    return [here[part.device].detach() for part in parts]
+
+
+def apart(parts):
+    """Does each part have a CUDA device of its own? Then torch.cuda.comm (nccl) does the move."""
+    devices = {part.device for part in parts}
+    return len(devices) == len(parts) > 1 and all(device.type == "cuda" for device in devices)
+
+
+class OverRanks(Group):
+    """One shard of the group is here, the others are in other processes."""
+
+    def __init__(self, process_group, note):
+        super().__init__([0], process_group.size(), note)
+        self.process_group = process_group
+        self.indices = [process_group.rank()]
+        self.staged = dist.get_backend(process_group) == "gloo"  # gloo moves host memory: CUDA tensors pass through it
+
+    def send(self, tensor):
+        tensor = tensor.detach().contiguous()
+        return tensor.cpu() if self.staged else tensor
+
+    def shapes(self, collective, parts):
+        """Compare what every rank is about to do, before doing it: gloo would abort or mix things up silently."""
+        header = describe(collective, parts[0])
+        headers = [torch.empty_like(header) for _ in range(self.size)]
+        if not self.staged:
+            header, headers = header.to(parts[0].device), [h.to(parts[0].device) for h in headers]
+        dist.all_gather(headers, header, group=self.process_group)
+        calls, dtypes, shapes = zip(*(read(header.tolist()) for header in headers), strict=True)
+        agree("one collective", calls, "call")
+        agree(collective, dtypes, "dtype")
+        return shapes
+
+    def all_reduce(self, parts, op="sum"):
+        self.note("all_reduce", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        total = self.send(parts[0]).clone()
+        dist.all_reduce(total, dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX, group=self.process_group)
+        return [total.to(parts[0].device)]
+
+    def all_gather(self, parts, dim, sizes):
+        mine = self.send(pad(parts[0], dim, max(sizes)))
+        everyone = [torch.empty_like(mine) for _ in sizes]
+        dist.all_gather(everyone, mine, group=self.process_group)
+        whole = torch.cat([part.narrow(dim, 0, size) for part, size in zip(everyone, sizes, strict=True)], dim)
+        self.note("all_gather", parts[0].shape, whole.dtype, whole.nbytes)
+        return [whole.to(parts[0].device)]
+
+    def reduce_scatter(self, parts, dim, sizes):
+        self.note("reduce_scatter", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        pieces = [self.send(pad(piece, dim, max(sizes))) for piece in parts[0].split(sizes, dim)]
+        mine = torch.empty_like(pieces[0])
+        dist.reduce_scatter(mine, pieces, group=self.process_group)
+        return [mine.narrow(dim, 0, sizes[self.indices[0]]).to(parts[0].device)]
+
+    def all_to_all(self, parts, split_dim, split_sizes, concat_dim, concat_sizes):
+        self.note("all_to_all", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        pieces = [self.send(piece) for piece in parts[0].split(split_sizes, split_dim)]
+        shapes = [list(pieces[self.indices[0]].shape) for _ in concat_sizes]
+        for shape, size in zip(shapes, concat_sizes, strict=True):
+            shape[concat_dim] = size
+        lengths = [torch.Size(shape).numel() for shape in shapes]
+        received = pieces[0].new_empty(sum(lengths))
+        sent = torch.cat([piece.flatten() for piece in pieces])
+        dist.all_to_all_single(received, sent, lengths, [p.numel() for p in pieces], group=self.process_group)
+        arrived = [flat.view(shape) for flat, shape in zip(received.split(lengths), shapes, strict=True)]
+        return [torch.cat(arrived, concat_dim).to(parts[0].device)]
+
+    def broadcast(self, parts, src):
+        self.note("broadcast", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        value = self.send(parts[0]).clone()
+        dist.broadcast(value, group_src=src, group=self.process_group)
+        return [value.to(parts[0].device)]
+
+    def reduce(self, parts, dst):
+        self.note("reduce", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        total = self.send(parts[0]).clone()
+        dist.reduce(total, group_dst=dst, group=self.process_group)
+        return [total.to(parts[0].device) if self.indices[0] == dst else torch.zeros_like(parts[0])]
+
+
+def pad(part, dim, size):
+    """Zeros at the end of `dim`, up to `size`: gloo and nccl gather equal shapes only."""
+    shape = list(part.shape)
+    shape[dim] = size - shape[dim]
+    return torch.cat([part, part.new_zeros(shape)], dim) if shape[dim] else part
+
+
+CALLS = ["copy", "all_reduce sum", "all_reduce max", "all_gather", "scatter", "reduce_scatter", "all_to_all", "broadcast"]
+DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split()
+
+
+def describe(collective, part):
+    """What a rank is about to do, as eleven whole numbers: collective, dtype, number of dims, up to eight sizes."""
+    dtype = DTYPES.index(str(part.dtype).removeprefix("torch."))
+    sizes = [*part.shape, *[0] * (8 - part.dim())]
+    return torch.tensor([CALLS.index(collective), dtype, part.dim(), *sizes])
+
+
+def read(header):
+    collective, dtype, dims, *sizes = header
+    return CALLS[collective], DTYPES[dtype], torch.Size(sizes[:dims])
+
+
+def agree(collective, values, what):
+    """An error that lists what each shard brought, unless all brought the same."""
+    if len(set(values)) > 1:
+        each = ", ".join(f"shard {index}: {show(value)}" for index, value in enumerate(values))
+        raise ValueError(f"{collective} wants the same {what} on every shard, but they have {each}")
+
+
+def show(value):
+    return str(list(value)) if isinstance(value, torch.Size) else str(value)

@@ -1,0 +1,100 @@
+"""The record: every collective that ran, forward and backward, with the bytes it moved."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from shardlab.cost import ring_bytes
+
+
+@dataclass(frozen=True)
+class Call:
+    """One collective. `payload` is the bytes of the whole tensor (what is reduced, or is there once gathered),
+    `wire` the bytes each shard sends if a ring runs it."""
+
+    name: str
+    axis: str
+    shape: torch.Size  # of one shard, before
+    dtype: torch.dtype
+    payload: int
+    wire: float
+    phase: str  # "forward" or "backward"
+
+
+class Traffic(list):
+    """The collectives that ran while `mesh.record()` was on, a list of `Call`."""
+
+    @property
+    def names(self):
+        return [call.name for call in self]
+
+    @property
+    def payload(self):
+        return sum(call.payload for call in self)
+
+    @property
+    def wire(self):
+        return sum(call.wire for call in self)
+
+    def rows(self):
+        for call in self:
+            dtype = str(call.dtype).removeprefix("torch.")
+            yield [call.phase, call.name, call.axis, f"{list(call.shape)} {dtype}", f"{call.payload:,}", f"{call.wire:,.0f}"]
+
+    def __repr__(self):
+        table = [HEAD, *self.rows()] if self else [["no communication"]]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
+
+    def _repr_html_(self):
+        if not self:
+            return "<p>no communication</p>"
+        head = "".join(f'<th scope="col">{name}</th>' for name in HEAD)
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in self.rows())
+        return f"<table><caption>Traffic</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+HEAD = ["phase", "collective", "axis", "one shard", "payload bytes", "ring bytes a shard sends"]
+
+
+class Recorder:
+    """Where a mesh's collectives are noted: nowhere, unless someone records."""
+
+    def __init__(self):
+        self.open = []
+        self.phase = "forward"
+
+    @contextmanager
+    def recording(self):
+        traffic = Traffic()
+        self.open.append(traffic)
+        try:
+            yield traffic
+        finally:
+            self.open = [other for other in self.open if other is not traffic]
+
+    def note(self, axis, size, kept=True):
+        return Note(self, axis, size, kept)
+
+
+class Note:
+    """What one group of shards calls when it moves bytes. Groups that run side by side are one collective."""
+
+    def __init__(self, recorder, axis, size, kept):
+        self.recorder, self.axis, self.size, self.kept = recorder, axis, size, kept
+
+    def __call__(self, name, shape, dtype, payload):
+        if self.recorder.open and self.kept:
+            wire = ring_bytes(name, payload, self.size)
+            call = Call(name, self.axis, torch.Size(shape), dtype, payload, wire, self.recorder.phase)
+            for traffic in self.recorder.open:
+                traffic.append(call)
+
+    @contextmanager
+    def backward(self):
+        self.recorder.phase = "backward"
+        try:
+            yield
+        finally:
+            self.recorder.phase = "forward"

@@ -1,0 +1,246 @@
+"""`Shards`: one value, in several shards, and torch lifted onto them.
+
+Any torch function, method or operator acts on each shard alone and never communicates. Bytes cross from
+one shard to another in the collectives of `shardlab.Mesh`, and nowhere else.
+"""
+
+from functools import lru_cache
+from itertools import repeat
+
+import torch
+
+from shardlab import draw
+
+
+class Shards:
+    """One value, as the shards of it that this process holds, in rank order.
+
+    In one process that is every shard; under torchrun it is the process's own (JAX calls them the
+    *addressable* shards). Made by `mesh.shard` and `mesh.replicate`; `x_.shards` is the list of tensors.
+
+    >>> import torch, shardlab
+    >>> mesh = shardlab.Mesh(2, devices=["cpu"])
+    >>> W_ = mesh.shard(torch.ones(4, 6), dim=1)
+    >>> W_.shape
+    torch.Size([4, 3])
+    >>> (W_ @ W_.T + 1).sum().shards
+    [tensor(64.), tensor(64.)]
+    """
+
+    __slots__ = ("shards", "mesh")
+    __hash__ = object.__hash__
+
+    def __init__(self, shards, mesh):
+        self.shards = shards
+        self.mesh = mesh
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        return lift(function, args, kwargs or {})
+
+    def __getattr__(self, name):
+        """Any other public attribute of a tensor: a method acts on each shard, a property is asked of each."""
+        if name.startswith("_") or not hasattr(torch.Tensor, name):
+            raise AttributeError(f"a Shards has no attribute {name!r}; x_.shards is the list of its tensors")
+        attribute = getattr(torch.Tensor, name)
+        if callable(attribute):
+            return lambda *args, **kwargs: lift(attribute, (self, *args), kwargs)
+        return combine([getattr(tensor, name) for tensor in self.shards], self.mesh, name)
+
+    def __dir__(self):
+        return sorted({*object.__dir__(self), *(name for name in dir(torch.Tensor) if name[0] != "_")})
+
+    @property
+    def grad(self):
+        """The gradients that backward left in the leaves, as a Shards (None before backward)."""
+        return combine([tensor.grad for tensor in self.shards], self.mesh, "grad")
+
+    @grad.setter
+    def grad(self, value):
+        for tensor, grad in zip(self.shards, spread(value, self.mesh), strict=True):
+            tensor.grad = grad
+
+    def backward(self, gradient=None, **options):
+        """One joint backward over the shards, each starting from its own copy of this (replicated) value."""
+        gradients = spread(gradient, self.mesh)
+        torch.autograd.backward(self.shards, gradients, **options)
+
+    def __iter__(self):
+        return iter(self.unbind(0))
+
+    def __bool__(self):
+        raise TypeError(
+            f"`if` needs one answer, and a Shards holds {len(self.shards)}, which may differ. "
+            "Ask for all of them with [bool(t) for t in x_.shards], or choose in each with torch.where."
+        )
+
+    def __repr__(self):
+        return draw.text(*self._for_drawing())
+
+    def _repr_html_(self):
+        return draw.tiles(*self._for_drawing())
+
+    def _for_drawing(self):
+        tensors = [tensor.detach() for tensor in self.shards]
+        return tensors, list(self.mesh.ranks), [str(tensor.device) for tensor in tensors]
+
+
+def lift(function, args, kwargs):
+    """`function`, shard by shard: shard r of the result comes from shard r of each argument, and nothing else."""
+    if function is torch.autograd.grad:
+        return joint_grad(*args, **kwargs)
+    mesh = meet([*args, *kwargs.values()])
+    if writes(function) or "out" in kwargs:
+        refuse_shared_memory(kwargs.get("out", args[0] if args else None), function)
+    columns = [spread(arg, mesh) for arg in args]
+    rows = zip(*columns, strict=True) if columns else repeat((), len(mesh.ranks))
+    results = []
+    try:
+        if kwargs:
+            named = zip(*(spread(value, mesh) for value in kwargs.values()), strict=True)
+            for row, values in zip(rows, named, strict=True):
+                results.append(function(*row, **dict(zip(kwargs, values, strict=True))))
+        else:
+            for row in rows:
+                results.append(function(*row))
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise at_shard(error, function, mesh.ranks[len(results)], args, len(results)) from error
+    return combine(results, mesh, function.__name__)
+
+
+def spread(value, mesh):
+    """What each shard sees of an argument: its own shard of a Shards, everything else as it is."""
+    if type(value) is Shards:
+        if value.mesh is not mesh and value.mesh != mesh:
+            raise ValueError(
+                f"these Shards live on two meshes, {value.mesh} and {mesh}: place both on the same one "
+                "with mesh.shard or mesh.replicate"
+            )
+        return value.shards
+    if isinstance(value, torch.Tensor):
+        if value.dim() > 0:
+            raise TypeError(
+                f"a plain tensor of shape {list(value.shape)} met a Shards, and it does not say which part of it "
+                "each shard should see: place it first, with mesh.replicate(x) for all of it on every shard "
+                "or mesh.shard(x, dim) for a piece each"
+            )
+    elif type(value) in (list, tuple) and value:
+        return [type(value)(row) for row in zip(*(spread(item, mesh) for item in value), strict=True)]
+    elif type(value) is slice:
+        bounds = (spread(bound, mesh) for bound in (value.start, value.stop, value.step))
+        return [slice(*row) for row in zip(*bounds, strict=True)]
+    return [value] * len(mesh.ranks)
+
+
+def combine(results, mesh, name):
+    """One answer from the shards' answers: tensors become a Shards, values that agree become that value."""
+    first = results[0]
+    if isinstance(first, torch.Tensor) and all(isinstance(result, torch.Tensor) for result in results):
+        return Shards(results, mesh)
+    if isinstance(first, (tuple, list)) and any(isinstance(item, torch.Tensor) for item in first):
+        if len({len(result) for result in results}) == 1:
+            items = [combine(list(items), mesh, name) for items in zip(*results, strict=True)]
+            return items if type(first) is list else type(first)(items) if type(first) is not tuple else tuple(items)
+    elif all(same(result, first) for result in results):
+        return first
+    answers = "; ".join(f"shard {rank}: {brief(result)}" for rank, result in zip(mesh.ranks, results, strict=True))
+    raise ValueError(
+        f"the shards do not agree on `{name}`: {answers}. Ask each one, for example with "
+        f"[t.{name} for t in x_.shards] (a method wants its brackets)"
+    )
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        return a is b
+    return a == b or (a != a and b != b)  # nan is nan here
+
+
+def joint_grad(outputs, inputs, grad_outputs=None, **options):
+    """torch.autograd.grad over all shards at once: one backward, as `Shards.backward` is."""
+    outputs, inputs = ([x] if type(x) is Shards else list(x) for x in (outputs, inputs))
+    mesh = outputs[0].mesh
+    if grad_outputs is not None:
+        grad_outputs = [grad_outputs] if type(grad_outputs) is Shards else list(grad_outputs)
+        grad_outputs = [tensor for x_ in grad_outputs for tensor in spread(x_, mesh)]
+    leaves = [tensor for x_ in inputs for tensor in spread(x_, mesh)]
+    tensors = [tensor for x_ in outputs for tensor in spread(x_, mesh)]
+    grads = iter(torch.autograd.grad(tensors, leaves, grad_outputs, **options))
+    return tuple(combine([next(grads) for _ in mesh.ranks], mesh, "grad") for _ in inputs)
+
+
+def meet(values):
+    """The mesh of the first Shards among the arguments (also within lists and slices)."""
+    for value in values:
+        if type(value) is Shards:
+            return value.mesh
+        if type(value) in (list, tuple):
+            mesh = meet(value)
+        elif type(value) is slice:
+            mesh = meet((value.start, value.stop, value.step))
+        else:
+            continue
+        if mesh is not None:
+            return mesh
+    return None
+
+
+@lru_cache(maxsize=None)
+def writes(function):
+    """Does this function write into its first argument? (add_, __iadd__, __setitem__, …)"""
+    name = function.__name__
+    if name.startswith("__"):
+        return name in IN_PLACE
+    return name.endswith("_") and name != "requires_grad_"
+
+
+def refuse_shared_memory(target, function):
+    """Equal shards on one device may share one buffer (see `moves`): in place, all of them would be written."""
+    shards = target.shards if type(target) is Shards else []
+    places = [tensor.untyped_storage().data_ptr() for tensor in shards if tensor.numel()]
+    if len(set(places)) < len(places):
+        raise RuntimeError(
+            f"`{plain(function)}` would write into memory that several shards share: a collective left them equal, "
+            "and on one device they are one buffer. Make a new value (x_ = x_ + 1), or take x_.clone() first."
+        )
+
+
+def at_shard(error, function, rank, args, index):
+    """The same error, with the shard and the shapes it saw."""
+    shapes = ", ".join(
+        str(list(arg.shards[index].shape)) if type(arg) is Shards else brief(arg)
+        for arg in args
+        if type(arg) is Shards or not isinstance(arg, torch.Tensor)
+    )
+    try:
+        return type(error)(f"shard {rank}, {plain(function)}({shapes}): {error}")
+    except TypeError:  # an exception that wants more than a message
+        return RuntimeError(f"shard {rank}, {plain(function)}({shapes}): {error}")
+
+
+def plain(function):
+    return function.__name__.strip("_")
+
+
+def brief(value):
+    text = f"tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def lifted(name):
+    function = getattr(torch.Tensor, name)
+
+    def method(self, *args):
+        return lift(function, (self, *args), {})
+
+    method.__name__ = name
+    return method
+
+
+BINARY = "add sub mul matmul truediv floordiv mod pow and or xor lshift rshift".split()
+IN_PLACE = {f"__i{name}__" for name in BINARY} & set(dir(torch.Tensor)) | {"__setitem__"}
+REFLECTED = {f"__r{name}__" for name in BINARY} & set(dir(torch.Tensor))
+UNARY = {f"__{name}__" for name in "neg pos abs invert len float int index".split()}
+COMPARED = {f"__{name}__" for name in "eq ne lt le gt ge getitem".split()}
+for name in {f"__{name}__" for name in BINARY} | IN_PLACE | REFLECTED | UNARY | COMPARED:
+    setattr(Shards, name, lifted(name))
