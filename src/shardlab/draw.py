@@ -1,10 +1,12 @@
 """Drawings as inline SVG, fast enough to redraw at every key press: plain tensors in, a string out."""
 
-from shardlab.svg import CHAR, badge, frame, heat, largest, line, number, plain, scale_bar, span, svg, values
-from shardlab.svg import text as write
+import torch
 
-LEGIBLE = 8  # up to this many rows and columns the values themselves are shown
-PAGE = 780  # tiles wrap at this width
+from shardlab import svg
+from shardlab.cuts import LEGIBLE, split
+from shardlab.svg import CHAR, flow, number, plain, stack, words
+
+__all__ = ["deal", "error_map", "padding", "split", "text", "tiles"]
 
 
 def tiles(tensors, ranks, devices, note=""):
@@ -14,24 +16,15 @@ def tiles(tensors, ranks, devices, note=""):
     >>> tiles([torch.eye(2), torch.ones(2, 2)], [0, 1], ["cpu", "cpu"])[-300:].count("1.0000")
     4
     """
-    scale = largest([t for t in tensors if not _legible(t)])
-    drawn, x, y, high, width = [], 2, 2, 0, 0
-    for tensor, rank, device in zip(tensors, ranks, devices, strict=True):
-        body, wide, tall = _tile(tensor, rank, device, scale)
-        if x > 2 and x + wide > PAGE:
-            x, y, high = 2, y + high + 12, 0
-        drawn.append(f'<g transform="translate({x:g} {y:g})">{body}</g>')
-        x, high = x + wide + 12, max(high, tall)
-        width = max(width, x - 10)
-    y += high
+    scale = svg.largest([t for t in tensors if not _legible(t)])
+    shards = list(zip(tensors, ranks, devices, strict=True))
+    parts = [flow([_tile(*shard, scale) for shard in shards])]
     if scale:
-        drawn.append(scale_bar(40, y + 12, scale))
-        y, width = y + 40, max(width, 200)
+        parts.append(svg.scale_bar(scale))
     if note:
-        drawn.append(write(2, y + 18, note, "start"))
-        y, width = y + 24, max(width, 4 + CHAR * len(note))
-    said = "; ".join(f"shard {r} on {d}: {_kind(t)}" for t, r, d in zip(tensors, ranks, devices, strict=True))
-    return svg("".join(drawn), width, y + 2, f"{_count(tensors)}. {said}. {note}".strip())
+        parts.append(words(note))
+    said = "; ".join(f"shard {rank} on {device}: {_kind(tensor)}" for tensor, rank, device in shards)
+    return svg.svg(stack(parts), f"{_count(tensors)}. {said}. {note}".strip())
 
 
 def text(tensors, ranks, devices):
@@ -57,23 +50,23 @@ def _tile(tensor, rank, device, scale):
     body, wide, tall = _body(tensor, scale)
     width = max(wide + 16, CHAR * max(len(head), len(kind)) + 16)
     height = 48 + tall
-    middle = f'<g transform="translate({(width - wide) / 2:g} 44)">{body}</g>'
-    outline = frame(0, 0, width, height, rank)
-    return outline + badge(0, 0, width, head, rank) + write(width / 2, 36, kind) + middle, width, height
+    middle = svg.move(body, (width - wide) / 2, 44)
+    outline = svg.frame(0, 0, width, height, rank) + svg.badge(0, 0, width, head, rank)
+    return outline + svg.text(width / 2, 36, kind) + middle, width, height
 
 
 def _body(tensor, scale):
     """Give the drawing, width and height of the values of one shard."""
     if not tensor.numel():
-        return write(30, 16, "empty", font_style="italic"), 60, 24
+        return svg.text(30, 16, "empty", font_style="italic"), 60, 24
     if _legible(tensor):
         return _cells(tensor)
     matrix = tensor.reshape(-1, tensor.shape[-1])
     width, height = (min(160, max(36, 6 * side)) for side in reversed(matrix.shape))
     caption, extra = _range(matrix)
-    body = heat(matrix, 0, 0, width, height, scale) + write(width / 2, height + 16, caption)
+    body = svg.heat(matrix, 0, 0, width, height, scale) + svg.text(width / 2, height + 16, caption)
     if extra:
-        body += write(width / 2, height + 32, extra, font_weight=800)
+        body += svg.text(width / 2, height + 32, extra, font_weight=800)
     return body, max(width, CHAR * max(len(caption), len(extra))), height + (40 if extra else 24)
 
 
@@ -85,9 +78,9 @@ def _cells(tensor):
     parts, y = [], 0
     for rows in slices:
         if y:
-            parts.append(line(0, y + 2, cell * len(rows[0]), y + 2, stroke_dasharray="2 2"))
+            parts.append(svg.line(0, y + 2, cell * len(rows[0]), y + 2, stroke_dasharray="2 2"))
             y += 4
-        parts.append(values(rows, 0, y, cell))
+        parts.append(svg.values(rows, 0, y, cell))
         y += 22 * len(rows)
     return "".join(parts), cell * len(slices[0][0]), y
 
@@ -105,7 +98,7 @@ def _matrix_shape(tensor):
 
 def _range(matrix):
     """Say the smallest and the largest finite entry, and how many entries are not finite."""
-    cells, ends = plain(matrix), "{:.3g} … {:.3g}".format(*span(matrix))
+    cells, ends = plain(matrix), "{:.3g} … {:.3g}".format(*svg.span(matrix))
     if cells.sum().isfinite():  # one pass; looking closer takes ten times as long
         return ends, ""
     counts = ((cells.isnan().sum().item(), "NaN"), (cells.isinf().sum().item(), "inf"))
@@ -118,3 +111,128 @@ def _kind(tensor):
 
 def _count(tensors):
     return "1 shard" if len(tensors) == 1 else f"{len(tensors)} shards"
+
+
+def error_map(got, want, note=""):
+    """Draw where `got` differs from `want`: their difference, the place and the size of the largest error.
+
+    Both have one shape (else a ValueError); small ones show their values, large ones a heat map in which each
+    cell is the largest error of its block.
+
+    >>> "largest error 0.5000 at [0, 1], 25 % of the largest value" in error_map(
+    ...     torch.tensor([[1.0, 2.5]]), torch.tensor([[1.0, 2.0]]))
+    True
+    """
+    if got.shape != want.shape:
+        raise ValueError(f"got is {list(got.shape)} and want {list(want.shape)}: their shapes must be equal")
+    wrong = (got.detach().double() - want.detach().double()).cpu()
+    sizes = wrong.abs()
+    if not sizes.sum().isfinite():
+        sizes = sizes.nan_to_num(torch.inf)  # what is not a number is the worst error of all
+    said = _worst(sizes, want)
+    lines = [words(said, font_weight=700)] + ([_errors(wrong, sizes)] if wrong.numel() else [])
+    return svg.svg(stack(lines + ([words(note)] if note else []), 8), f"Error map: {said}. {note}".strip())
+
+
+def _worst(sizes, want):
+    """Say the largest error, where it is, and how large it is against the largest value."""
+    if not sizes.numel():
+        return "empty: nothing to compare"
+    worst = sizes.max().item()
+    at = [i.item() for i in torch.unravel_index(sizes.argmax(), sizes.shape)]
+    if worst == 0:
+        return "equal everywhere: the error is 0"
+    if worst == torch.inf:
+        return f"not finite at {at}"
+    share = _percent(worst / (svg.largest([want]) or 1))
+    return f"largest error {number(worst)} at {at}, {share} of the largest value"
+
+
+def _percent(share):
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1g} %"
+
+
+def _errors(wrong, sizes):
+    """Draw the errors of a matrix; the largest one has a thick outline."""
+    matrix = wrong.reshape(-1, *_matrix_shape(wrong)[1:])
+    (rows, columns), shown, scale = matrix.shape, _legible(matrix), svg.largest([matrix])
+    wide, tall = (max(40, min(320, 6 * side)) for side in (columns, rows))
+    if shown:
+        cell = CHAR * max(len(number(v)) for v in matrix.flatten().tolist()) + 12
+        wide, tall = columns * cell, rows * 22
+    body = svg.heat(matrix, 0, 0, wide, tall, scale, opacity=0.45 if shown else 1)
+    body += svg.rect(0, 0, wide, tall, stroke="#888")
+    if sizes.any():
+        places = svg.shrink(sizes.reshape(matrix.shape))
+        i, j = divmod(places.argmax().item(), places.shape[1])
+        high, broad = tall / places.shape[0], wide / places.shape[1]
+        body += svg.rect(j * broad, i * high, broad, high, stroke="currentColor", stroke_width=2.5)
+    if shown:
+        return body + svg.values(matrix.tolist(), 0, 0, cell), wide, tall
+    return flow([(body, wide, tall), svg.scale_bar(scale)], 20)
+
+
+def deal(devices):
+    """Draw which shard lies on which device, one box a device; `devices` names one for each shard, by rank.
+
+    >>> deal(["cuda:0", "cuda:1", "cuda:0"]).count(">shard ")
+    3
+    """
+    boxes = []
+    for device in dict.fromkeys(devices):
+        ranks = [rank for rank, name in enumerate(devices) if name == device]
+        badges = [(svg.badge(0, 0, 80, f"shard {rank}", rank), 80, 20) for rank in ranks]
+        body, wide, tall = stack([words(device, font_weight=700), *badges], 6)
+        wide = max(wide, CHAR * len(device)) + 20
+        boxes.append((svg.frame(0, 0, wide, tall + 20) + svg.move(body, 10, 10), wide, tall + 20))
+    said = ", ".join(f"shard {rank} on {device}" for rank, device in enumerate(devices))
+    return svg.svg(flow(boxes), f"{len(devices)} shards over {len(boxes)} devices: {said}")
+
+
+def padding(size, n, ways=("tensor_split", "pad")):
+    """Draw `size` entries cut over n shards: in uneven pieces ("tensor_split", "chunk") or padded ("pad").
+
+    Padding is hatched: room that every shard computes on and that holds no value.
+
+    >>> "shard 2: 2 and 2 of padding" in padding(10, 3)
+    True
+    """
+    unit = min(24, 640 / max(size + n, 1))
+    lines, said = [], []
+    for way in ways:
+        pieces = _sizes(size, n, way)
+        lines += [words(_WAYS[way].format(size=size, n=n, pieces=len(pieces))), _bars(pieces, unit)]
+        more = [f" and {pad} of padding" if pad else "" for _, pad in pieces]
+        said.append(f"{way}: " + ", ".join(f"shard {r}: {p[0]}{more[r]}" for r, p in enumerate(pieces)))
+    return svg.svg(stack(lines, 8), f"{size} entries over {n} shards. {'; '.join(said)}")
+
+
+_WAYS = {
+    "tensor_split": "{size} over {n}, uneven pieces (torch.tensor_split)",
+    "chunk": "{size} over {n}, torch.chunk: {pieces} pieces",
+    "pad": "{size} over {n}, padded to equal pieces",
+}
+
+
+def _sizes(size, n, way):
+    """Give the entries and the padding of each piece."""
+    if way in ("tensor_split", "chunk"):
+        return [(len(piece), 0) for piece in getattr(torch.empty(size), way)(n)]
+    each = -(-size // n)
+    real = [min(each, max(0, size - rank * each)) for rank in range(n)]
+    return [(entries, each - entries) for entries in real]
+
+
+def _bars(pieces, unit):
+    """Draw one bar a shard, its label above, its size below and its padding hatched."""
+    bars = []
+    for rank, (real, pad) in enumerate(pieces):
+        wide, room = unit * real, unit * (real + pad)
+        body = svg.badge(0, 0, max(room, 24), str(rank), rank) + svg.frame(0, 22, max(room, 2), 26, rank)
+        if pad:
+            body += svg.hatch(wide, 22, unit * pad, 26)
+        ticks = "".join(svg.line(i * unit, 22, i * unit, 48, stroke="#888") for i in range(1, real + pad))
+        body += ticks if unit >= 8 else ""
+        size = svg.text(max(room, 24) / 2, 64, f"{real}+{pad}" if pad else real)
+        bars.append((body + size, max(room, 24), 68))
+    return flow(bars, 8)

@@ -21,16 +21,18 @@ def colour(rank):
     return COLOURS[rank % 4]
 
 
-def svg(body, width, height, label):
-    """Wrap drawn parts into one complete `<svg>` that says what it shows to a screen reader.
+def svg(drawing, label):
+    """Wrap a drawing `(body, width, height)` into one complete `<svg>` that says what it shows.
 
-    >>> svg(rect(0, 0, 8, 8), 8, 8, "a < b")[-60:]
-    '"><rect x="0" y="0" width="8" height="8" fill="none"/></svg>'
+    >>> svg((rect(0, 0, 8, 8), 8, 8), "a < b")[40:94]
+    'role="img" aria-label="a &lt; b" viewBox="-2 -2 12 12"'
     """
+    body, width, height = drawing
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" '
-        f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" font-size="12" fill="currentColor" '
-        'style="max-width:100%;height:auto;color:var(--jp-content-font-color1,currentColor);'
+        f'viewBox="-2 -2 {width + 4:.0f} {height + 4:.0f}" width="{width + 4:.0f}" '
+        'font-size="12" fill="currentColor" style="max-width:100%;height:auto;'
+        'color:var(--jp-content-font-color1,currentColor);'
         f'font-family:var(--jp-code-font-family,monospace)">{body}</svg>'
     )
 
@@ -41,15 +43,19 @@ def rect(x, y, width, height, fill="none", **attributes):
     return f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" fill="{fill}"{more}/>'
 
 
+def path(d, **attributes):
+    """Draw a path from its SVG commands."""
+    return f'<path d="{d}"{_more(attributes)}/>'
+
+
 def line(x1, y1, x2, y2, **attributes):
     """Draw a straight line, in the colour of the text where no `stroke` is given."""
-    attributes = {"stroke": "currentColor"} | attributes
-    return f'<path d="M{x1:g} {y1:g}L{x2:g} {y2:g}"{_more(attributes)}/>'
+    return path(f"M{x1:g} {y1:g}L{x2:g} {y2:g}", **({"stroke": "currentColor"} | attributes))
 
 
-def text(x, y, words, anchor="middle", **attributes):
+def text(x, y, said, anchor="middle", **attributes):
     """Write words (escaped) with their baseline at y."""
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}"{_more(attributes)}>{escape(str(words))}</text>'
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}"{_more(attributes)}>{escape(str(said))}</text>'
 
 
 def frame(x, y, width, height, rank=None, tint=0.14):
@@ -60,20 +66,21 @@ def frame(x, y, width, height, rank=None, tint=0.14):
     return rect(x, y, width, height, paint, fill_opacity=tint, stroke=paint, stroke_width=2, **more)
 
 
-def badge(x, y, width, words, rank):
-    """Write words on the full colour of a shard, 20 high, in the text colour that reads on it."""
-    ink = ON_COLOUR[rank % 4]
-    return rect(x, y, width, 20, colour(rank)) + text(x + width / 2, y + 14, words, fill=ink, font_weight=600)
+def badge(x, y, width, said, rank, height=20):
+    """Write a label on the full colour of a shard (grey for every shard) in the ink that reads on it."""
+    paint, ink = ("#999", "#111") if rank is None else (colour(rank), ON_COLOUR[rank % 4])
+    label = text(x + width / 2, y + height / 2 + 4, said, fill=ink, font_weight=600)
+    return rect(x, y, width, height, paint) + label
 
 
 def hatch(x, y, width, height, step=6, **attributes):
     """Fill a rectangle with diagonal lines (for padding: room that holds no value)."""
-    path, c = [], step
+    lines, c = [], step
     while c < width + height:
         x1, x2 = max(0, c - height), min(c, width)
-        path.append(f"M{x + x1:g} {y + c - x1:g}L{x + x2:g} {y + c - x2:g}")
+        lines.append(f"M{x + x1:g} {y + c - x1:g}L{x + x2:g} {y + c - x2:g}")
         c += step
-    return f'<path d="{"".join(path)}"{_more({"stroke": "currentColor", "stroke_width": 1} | attributes)}/>'
+    return path("".join(lines), **({"stroke": "currentColor", "stroke_width": 1} | attributes))
 
 
 def number(value):
@@ -89,6 +96,39 @@ def number(value):
     return f"{value:.1e}"
 
 
+def flow(items, gap=12, page=780):
+    """Set drawings `(body, width, height)` side by side, in as many lines as the page's width asks for."""
+    lines, x = [[]], 0
+    for item in items:
+        if x and x + item[1] > page:
+            lines.append([])
+            x = 0
+        lines[-1].append((x, item))
+        x += item[1] + gap
+    parts, y, width = [], 0, 0
+    for set_line in lines:
+        for x, (body, wide, _tall) in set_line:
+            parts.append(move(body, x, y))
+            width = max(width, x + wide)
+        y += max((tall for _, (_, _, tall) in set_line), default=0) + gap
+    return "".join(parts), width, y - gap
+
+
+def stack(items, gap=12):
+    """Set drawings `(body, width, height)` one under the other."""
+    return flow(items, gap, page=0)
+
+
+def move(body, x, y):
+    """Put a drawing somewhere else."""
+    return f'<g transform="translate({x:g} {y:g})">{body}</g>'
+
+
+def words(said, **attributes):
+    """Give a line of words as a drawing `(body, width, height)`."""
+    return text(0, 13, said, "start", **attributes), CHAR * len(said), 18
+
+
 def values(rows, x, y, cell, height=22):
     """Write a list of rows of values into cells of one width."""
     parts = []
@@ -100,7 +140,7 @@ def values(rows, x, y, cell, height=22):
     return "".join(parts)
 
 
-def heat(matrix, x, y, width, height, scale):
+def heat(matrix, x, y, width, height, scale, opacity=1):
     """Draw a matrix as a heat map about 0: purple below, amber above, at most 32 x 32 cells.
 
     A cell stands for a block of entries and shows the largest of them in magnitude, so that one wrong entry
@@ -116,16 +156,17 @@ def heat(matrix, x, y, width, height, scale):
     page = rect(x, y, width, height, style="fill:var(--jp-layout-color0,none)")
     return (
         f'{page}<image x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" preserveAspectRatio="none" '
-        f'style="image-rendering:pixelated" href="{picture}"/>{crosses}'
+        f'opacity="{opacity:g}" style="image-rendering:pixelated" href="{picture}"/>{crosses}'
     )
 
 
-def scale_bar(x, y, scale, width=120):
-    """Draw the legend of a heat map: what its two ends and its middle stand for."""
+def scale_bar(scale, width=120):
+    """Draw the legend of a heat map, `(body, width, height)`: what its ends and its middle stand for."""
+    x, y = 40, 2
     ramp = torch.linspace(-1, 1, 31)[None]
     ends = ((0, f"-{scale:.3g}"), (width / 2, "0"), (width, f"{scale:.3g}"))
-    words = "".join(text(x + dx, y + 24, word) for dx, word in ends)
-    return heat(ramp, x, y, width, 10, 1) + rect(x, y, width, 10, stroke="#888") + words
+    labels = "".join(text(x + dx, y + 24, label) for dx, label in ends)
+    return heat(ramp, x, y, width, 10, 1) + rect(x, y, width, 10, stroke="#888") + labels, width + 80, 30
 
 
 def shrink(matrix, cells=CELLS):
