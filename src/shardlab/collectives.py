@@ -6,6 +6,8 @@ below returns its outputs for one group of shards, and reads as a pair: what goe
 
 import torch
 
+from shardlab.moves import agree
+
 
 class Pair(torch.autograd.Function):
     """One autograd node: `forward` over the group's tensors, `backward` over their gradients."""
@@ -18,8 +20,12 @@ class Pair(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *grads):
-        with ctx.group.note.backward():
+        recorder = ctx.group.note.recorder
+        recorder.phase = "backward"
+        try:
             return None, None, None, *ctx.back(grads)
+        finally:
+            recorder.phase = "forward"
 
 
 def pair(group, parts, forward, backward):
@@ -50,7 +56,7 @@ def all_reduce(group, parts):
 
 def all_reduce_max(group, parts):
     """Forward: the elementwise maximum, on every shard. No gradient."""
-    one_shape("all_reduce max", group.shapes("all_reduce max", parts))
+    agree("all_reduce", group.shapes("all_reduce max", parts), "shape")
     return group.all_reduce([part.detach() for part in parts], "max")
 
 
@@ -91,7 +97,7 @@ def scatter(group, parts, dim):
 def reduce_scatter(group, parts, dim):
     """Forward: the sum, of which each shard keeps its own slice. Backward: all-gather."""
     shapes = group.shapes("reduce_scatter", parts)
-    one_shape("reduce_scatter", shapes)
+    agree("reduce_scatter", shapes, "shape")
     sizes = split_sizes(shapes[0][dim], group.size)
     return pair(
         group,
@@ -116,7 +122,7 @@ def all_to_all(group, parts, split_dim, concat_dim):
 
 def broadcast(group, parts, src):
     """Forward: every shard gets shard `src`'s value. Backward: the gradients are summed into shard `src`."""
-    one_shape("broadcast", group.shapes("broadcast", parts))
+    agree("broadcast", group.shapes("broadcast", parts), "shape")
     return pair(
         group,
         parts,
@@ -126,21 +132,18 @@ def broadcast(group, parts, src):
 
 
 def summed(group, parts):
-    one_shape("all_reduce sum", group.shapes("all_reduce sum", parts))
+    agree("all_reduce", group.shapes("all_reduce sum", parts), "shape")
     return group.all_reduce(parts)
 
 
 def sizes_along(group, collective, parts, dim):
     """The size of each shard of the group along `dim`; the other dims must agree."""
     shapes = group.shapes(collective, parts)
-    one_shape(f"{collective}(dim={dim}), along every other dim,", [shape[:dim] + shape[dim + 1 :] for shape in shapes])
+    if shapes.count(shapes[0]) < len(shapes):
+        others = [(*shape[:dim], *shape[dim + 1 :]) for shape in shapes]
+        if others.count(others[0]) < len(others):
+            agree(f"{collective} along dim {dim}, where the other dims must agree,", shapes, "shape")
     return [shape[dim] for shape in shapes]
-
-
-def one_shape(collective, shapes):
-    if len(set(shapes)) > 1:
-        each = ", ".join(f"shard {index}: {list(shape)}" for index, shape in enumerate(shapes))
-        raise ValueError(f"{collective} wants one shape on every shard, but they have {each}")
 
 
 def split_sizes(total, n):

@@ -157,10 +157,12 @@ class Mesh:
             raise TypeError(f"{name} takes a Shards, not a {type(x_).__name__}: place it with mesh.shard or replicate")
         if x_.mesh is not self and x_.mesh != self:
             raise ValueError(f"{name} on {self}, but the Shards lives on {x_.mesh}")
-        for tensor, device, rank in zip(x_.shards, self.devices, self.ranks, strict=True):
-            if tensor.device != device:
-                raise ValueError(f"{name}: shard {rank} is on {tensor.device}, but its place is {device}")
+        devices = [tensor.device for tensor in x_.shards]
+        if devices != self.devices:
+            raise ValueError(f"{name}: the shards are on {devices}, but their places are {self.devices}")
         dims = [self._dim(x_.shards[0], dim, name) for dim in dims]
+        if len(self.groups) == 1:
+            return Shards([*pair(self.groups[0], x_.shards, *dims)], self.root)
         results = [None] * len(self.ranks)
         for group in self.groups:
             parts = [x_.shards[member] for member in group.members]
@@ -202,7 +204,10 @@ class Mesh:
             others = tuple(i for a, i in zip(self.axes, self._position(rank), strict=True) if a not in self.along)
             apart.setdefault(others, []).append(rank)
         notes = [self.recorder.note(axis, self.size, kept=first) for first in [True] + [False] * (len(apart) - 1)]
-        return [OneProcess(members, self.size, note) for members, note in zip(apart.values(), notes, strict=True)]
+        return [
+            OneProcess(members, [self.devices[member] for member in members], note)
+            for members, note in zip(apart.values(), notes, strict=True)
+        ]
 
     def _process_group(self):
         if len(self.along) == len(self.axes):

@@ -13,16 +13,11 @@ import torch.distributed as dist
 
 
 class Group:
-    """The shards along one axis that talk to each other, seen from this process."""
+    """The shards along one axis that talk to each other, seen from this process.
 
-    def __init__(self, members, size, note):
-        self.members = members  # the positions, in the lists of this process, of the shards held here
-        self.size = size
-        self.note = note  # called as note(collective, shape, dtype, payload bytes)
-
-    def shapes(self, collective, parts):
-        """The shape of every shard of the group, once it is clear that they all take part in the same thing."""
-        raise NotImplementedError
+    Has `members` (the positions, in this process's lists, of the shards held here), `indices` (their indices in the
+    group), `size` (how many there are in all), and `note`, called with (collective, part, payload bytes).
+    """
 
     def keep(self, parts, dim, sizes):
         """Each shard's own slice of a replicated value. Nothing moves."""
@@ -33,93 +28,95 @@ class Group:
 class OneProcess(Group):
     """All shards of the group are here."""
 
-    @property
-    def indices(self):
-        return range(self.size)
+    def __init__(self, members, devices, note):
+        self.members, self.devices, self.note = members, devices, note
+        self.size = len(members)
+        self.indices = range(self.size)
+        self.together = len(set(devices)) == 1
+        self.apart = len(set(devices)) == self.size > 1 and all(device.type == "cuda" for device in devices)
 
     def shapes(self, collective, parts):
-        agree(collective, [str(part.dtype).removeprefix("torch.") for part in parts], "dtype")
+        """The shape of every shard of the group, once it is clear that they all bring the same dtype."""
+        agree(collective, [part.dtype for part in parts], "dtype")
         return [part.shape for part in parts]
 
     def all_reduce(self, parts, op="sum"):
-        self.note("all_reduce", parts[0].shape, parts[0].dtype, parts[0].nbytes)
-        return on_each_device(add(parts) if op == "sum" else largest(parts), parts)
+        self.note("all_reduce", parts[0], parts[0].nbytes)
+        return self.everywhere(self.sum(parts, self.devices[0]) if op == "sum" else self.maximum(parts))
 
     def all_gather(self, parts, dim, sizes):
-        whole = concatenate(parts, dim)
-        self.note("all_gather", parts[0].shape, whole.dtype, whole.nbytes)
-        return on_each_device(whole, parts)
+        whole = self.concatenate(parts, dim)
+        self.note("all_gather", parts[0], whole.nbytes)
+        return self.everywhere(whole)
 
     def reduce_scatter(self, parts, dim, sizes):
-        self.note("reduce_scatter", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        self.note("reduce_scatter", parts[0], parts[0].nbytes)
         pieces = zip(*(part.split(sizes, dim) for part in parts), strict=True)
-        return [add(column, part.device) for column, part in zip(pieces, parts, strict=True)]
+        return [self.sum(column, device) for column, device in zip(pieces, self.devices, strict=True)]
 
     def all_to_all(self, parts, split_dim, split_sizes, concat_dim, concat_sizes):
-        self.note("all_to_all", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        self.note("all_to_all", parts[0], parts[0].nbytes)
         pieces = zip(*(part.split(split_sizes, split_dim) for part in parts), strict=True)
         return [
-            torch.cat([piece.to(part.device) for piece in column], concat_dim)
-            for column, part in zip(pieces, parts, strict=True)
+            torch.cat([piece.to(device) for piece in column], concat_dim)
+            for column, device in zip(pieces, self.devices, strict=True)
         ]
 
     def broadcast(self, parts, src):
-        self.note("broadcast", parts[src].shape, parts[src].dtype, parts[src].nbytes)
-        return on_each_device(parts[src].clone(), parts)
+        self.note("broadcast", parts[src], parts[src].nbytes)
+        return self.everywhere(parts[src].clone())
 
     def reduce(self, parts, dst):
-        self.note("reduce", parts[dst].shape, parts[dst].dtype, parts[dst].nbytes)
-        total = add(parts, parts[dst].device)
+        self.note("reduce", parts[dst], parts[dst].nbytes)
+        total = self.sum(parts, self.devices[dst])
         return [total if index == dst else torch.zeros_like(part) for index, part in enumerate(parts)]
 
+    def sum(self, parts, device):
+        """In rank order, into one new buffer."""
+        if self.apart:
+            return torch.cuda.comm.reduce_add([part.contiguous() for part in parts], device.index)
+        if self.size == 1:
+            return parts[0].clone()
+        if self.together:
+            total = parts[0] + parts[1]
+            for part in parts[2:]:
+                total += part
+            return total
+        total = parts[0].to(device, copy=True)
+        for part in parts[1:]:
+            total += part.to(device)
+        return total
 
-def add(parts, device=None):
-    """The sum of the parts, in rank order, in one new buffer (on the first part's device unless told)."""
-    device = device or parts[0].device
-    if apart(parts):
-        return torch.cuda.comm.reduce_add([part.contiguous() for part in parts], device.index)
-    if len(parts) == 1:
-        return parts[0].to(device, copy=True)
-    total = parts[0].to(device) + parts[1].to(device)
-    for part in parts[2:]:
-        total.add_(part.to(device))
-    return total
+    def maximum(self, parts):
+        biggest = parts[0].clone()
+        for part in parts[1:]:
+            torch.maximum(biggest, part.to(self.devices[0]), out=biggest)
+        return biggest
 
+    def concatenate(self, parts, dim):
+        if self.together:
+            return torch.cat(parts, dim)
+        if self.apart:
+            return torch.cuda.comm.gather(parts, dim, self.devices[0].index)
+        return torch.cat([part.to(self.devices[0]) for part in parts], dim)
 
-def largest(parts):
-    biggest = parts[0].clone()
-    for part in parts[1:]:
-        torch.maximum(biggest, part.to(biggest.device), out=biggest)
-    return biggest
-
-
-def concatenate(parts, dim):
-    if apart(parts):
-        return torch.cuda.comm.gather(parts, dim, parts[0].device.index)
-    return torch.cat([part.to(parts[0].device) for part in parts], dim)
-
-
-def on_each_device(whole, parts):
-    """`whole` for each of the parts: one buffer a device, seen by each shard that lives there."""
-    if apart(parts):
-        return list(torch.cuda.comm.broadcast(whole.contiguous(), [part.device.index for part in parts]))
-    here = {device: whole.to(device) for device in {part.device for part in parts}}
-    return [here[part.device].detach() for part in parts]
-
-
-def apart(parts):
-    """Does each part have a CUDA device of its own? Then torch.cuda.comm (nccl) does the move."""
-    devices = {part.device for part in parts}
-    return len(devices) == len(parts) > 1 and all(device.type == "cuda" for device in devices)
+    def everywhere(self, whole):
+        """`whole` for each shard: one buffer a device, seen by every shard that lives there."""
+        if self.together:
+            return [whole, *[whole.detach() for _ in self.devices[1:]]]
+        if self.apart:
+            return list(torch.cuda.comm.broadcast(whole.contiguous(), [device.index for device in self.devices]))
+        here = {device: whole.to(device) for device in set(self.devices)}
+        return [here[device].detach() for device in self.devices]
 
 
 class OverRanks(Group):
     """One shard of the group is here, the others are in other processes."""
 
     def __init__(self, process_group, note):
-        super().__init__([0], process_group.size(), note)
-        self.process_group = process_group
-        self.indices = [process_group.rank()]
+        self.process_group, self.note = process_group, note
+        self.size = process_group.size()
+        self.members, self.indices = [0], [process_group.rank()]
         self.staged = dist.get_backend(process_group) == "gloo"  # gloo moves host memory: CUDA tensors pass through it
 
     def send(self, tensor):
@@ -133,13 +130,13 @@ class OverRanks(Group):
         if not self.staged:
             header, headers = header.to(parts[0].device), [h.to(parts[0].device) for h in headers]
         dist.all_gather(headers, header, group=self.process_group)
-        calls, dtypes, shapes = zip(*(read(header.tolist()) for header in headers), strict=True)
-        agree("one collective", calls, "call")
+        calls, dtypes, shapes = map(list, zip(*(read(header.tolist()) for header in headers), strict=True))
+        agree("a collective", calls, "call")
         agree(collective, dtypes, "dtype")
         return shapes
 
     def all_reduce(self, parts, op="sum"):
-        self.note("all_reduce", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        self.note("all_reduce", parts[0], parts[0].nbytes)
         total = self.send(parts[0]).clone()
         dist.all_reduce(total, dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX, group=self.process_group)
         return [total.to(parts[0].device)]
@@ -149,18 +146,18 @@ class OverRanks(Group):
         everyone = [torch.empty_like(mine) for _ in sizes]
         dist.all_gather(everyone, mine, group=self.process_group)
         whole = torch.cat([part.narrow(dim, 0, size) for part, size in zip(everyone, sizes, strict=True)], dim)
-        self.note("all_gather", parts[0].shape, whole.dtype, whole.nbytes)
+        self.note("all_gather", parts[0], whole.nbytes)
         return [whole.to(parts[0].device)]
 
     def reduce_scatter(self, parts, dim, sizes):
-        self.note("reduce_scatter", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        self.note("reduce_scatter", parts[0], parts[0].nbytes)
         pieces = [self.send(pad(piece, dim, max(sizes))) for piece in parts[0].split(sizes, dim)]
         mine = torch.empty_like(pieces[0])
         dist.reduce_scatter(mine, pieces, group=self.process_group)
         return [mine.narrow(dim, 0, sizes[self.indices[0]]).to(parts[0].device)]
 
     def all_to_all(self, parts, split_dim, split_sizes, concat_dim, concat_sizes):
-        self.note("all_to_all", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        self.note("all_to_all", parts[0], parts[0].nbytes)
         pieces = [self.send(piece) for piece in parts[0].split(split_sizes, split_dim)]
         shapes = [list(pieces[self.indices[0]].shape) for _ in concat_sizes]
         for shape, size in zip(shapes, concat_sizes, strict=True):
@@ -173,13 +170,13 @@ class OverRanks(Group):
         return [torch.cat(arrived, concat_dim).to(parts[0].device)]
 
     def broadcast(self, parts, src):
-        self.note("broadcast", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        self.note("broadcast", parts[0], parts[0].nbytes)
         value = self.send(parts[0]).clone()
         dist.broadcast(value, group_src=src, group=self.process_group)
         return [value.to(parts[0].device)]
 
     def reduce(self, parts, dst):
-        self.note("reduce", parts[0].shape, parts[0].dtype, parts[0].nbytes)
+        self.note("reduce", parts[0], parts[0].nbytes)
         total = self.send(parts[0]).clone()
         dist.reduce(total, group_dst=dst, group=self.process_group)
         return [total.to(parts[0].device) if self.indices[0] == dst else torch.zeros_like(parts[0])]
@@ -210,10 +207,7 @@ def read(header):
 
 def agree(collective, values, what):
     """An error that lists what each shard brought, unless all brought the same."""
-    if len(set(values)) > 1:
-        each = ", ".join(f"shard {index}: {show(value)}" for index, value in enumerate(values))
-        raise ValueError(f"{collective} wants the same {what} on every shard, but they have {each}")
-
-
-def show(value):
-    return str(list(value)) if isinstance(value, torch.Size) else str(value)
+    if values.count(values[0]) < len(values):
+        shown = [list(value) if isinstance(value, torch.Size) else str(value) for value in values]
+        each = ", ".join(f"shard {index}: {value}" for index, value in enumerate(shown))
+        raise ValueError(f"{collective} wants one {what} on every shard, but they have {each}")

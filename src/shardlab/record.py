@@ -84,17 +84,10 @@ class Note:
     def __init__(self, recorder, axis, size, kept):
         self.recorder, self.axis, self.size, self.kept = recorder, axis, size, kept
 
-    def __call__(self, name, shape, dtype, payload):
-        if self.recorder.open and self.kept:
+    def __call__(self, name, part, payload):
+        recorder = self.recorder
+        if recorder.open and self.kept:
             wire = ring_bytes(name, payload, self.size)
-            call = Call(name, self.axis, torch.Size(shape), dtype, payload, wire, self.recorder.phase)
-            for traffic in self.recorder.open:
+            call = Call(name, self.axis, part.shape, part.dtype, payload, wire, recorder.phase)
+            for traffic in recorder.open:
                 traffic.append(call)
-
-    @contextmanager
-    def backward(self):
-        self.recorder.phase = "backward"
-        try:
-            yield
-        finally:
-            self.recorder.phase = "forward"

@@ -4,7 +4,8 @@ Any torch function, method or operator acts on each shard alone and never commun
 one shard to another in the collectives of `shardlab.Mesh`, and nowhere else.
 """
 
-from functools import lru_cache
+import operator
+from functools import cache
 from itertools import repeat
 
 import torch
@@ -67,6 +68,15 @@ class Shards:
 
     def __iter__(self):
         return iter(self.unbind(0))
+
+    def __len__(self):
+        return lift(len, (self,), {})
+
+    def __float__(self):
+        return lift(float, (self,), {})
+
+    def __int__(self):
+        return lift(int, (self,), {})
 
     def __bool__(self):
         raise TypeError(
@@ -185,13 +195,11 @@ def meet(values):
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def writes(function):
-    """Does this function write into its first argument? (add_, __iadd__, __setitem__, …)"""
+    """Does this function write into its first argument? (add_, +=, x_[0] = …)"""
     name = function.__name__
-    if name.startswith("__"):
-        return name in IN_PLACE
-    return name.endswith("_") and name != "requires_grad_"
+    return function in IN_PLACE or (name.endswith("_") and not name.endswith("__") and name not in SAFE)
 
 
 def refuse_shared_memory(target, function):
@@ -227,20 +235,49 @@ def brief(value):
     return text if len(text) < 60 else text[:57] + "..."
 
 
-def lifted(name):
-    function = getattr(torch.Tensor, name)
+SAFE = {"requires_grad_", "and_", "or_"}  # they end in an underscore and write nothing
 
-    def method(self, *args):
-        return lift(function, (self, *args), {})
 
-    method.__name__ = name
+def operator_method(name):
+    function = getattr(operator, name)
+
+    def method(self, *others):
+        return lift(function, (self, *others), {})
+
     return method
 
 
-BINARY = "add sub mul matmul truediv floordiv mod pow and or xor lshift rshift".split()
-IN_PLACE = {f"__i{name}__" for name in BINARY} & set(dir(torch.Tensor)) | {"__setitem__"}
-REFLECTED = {f"__r{name}__" for name in BINARY} & set(dir(torch.Tensor))
-UNARY = {f"__{name}__" for name in "neg pos abs invert len float int index".split()}
-COMPARED = {f"__{name}__" for name in "eq ne lt le gt ge getitem".split()}
-for name in {f"__{name}__" for name in BINARY} | IN_PLACE | REFLECTED | UNARY | COMPARED:
-    setattr(Shards, name, lifted(name))
+def binary_method(name):
+    """`lift` without its general cases, for the commonest one: two Shards of one mesh."""
+    function = getattr(operator, name)
+
+    def method(self, other):
+        if type(other) is Shards and other.mesh is self.mesh:
+            try:
+                return Shards([function(a, b) for a, b in zip(self.shards, other.shards)], self.mesh)  # noqa: B905
+            except RuntimeError:
+                pass  # lift raises it again, and names the shard
+        return lift(function, (self, other), {})
+
+    return method
+
+
+def reflected_method(name):
+    function = getattr(operator, name)
+
+    def method(self, other):
+        return lift(function, (other, self), {})
+
+    return method
+
+
+BINARY = "add sub mul matmul truediv floordiv mod pow and_ or_ xor lshift rshift".split()
+COMPARED = "eq ne lt le gt ge".split()
+IN_PLACE = {getattr(operator, "i" + name.strip("_")) for name in BINARY} | {operator.setitem}
+for name in ["getitem", "setitem", "neg", "pos", "abs", "invert", "index"]:
+    setattr(Shards, f"__{name}__", operator_method(name))
+for name in [*BINARY, *COMPARED]:
+    setattr(Shards, f"__{name.strip('_')}__", binary_method(name))
+for name in BINARY:
+    setattr(Shards, f"__r{name.strip('_')}__", reflected_method(name))
+    setattr(Shards, f"__i{name.strip('_')}__", operator_method("i" + name.strip("_")))
