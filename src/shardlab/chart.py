@@ -38,7 +38,7 @@ def curves(series, xs, xlabel="shards", ylabel="relative error", logx=True, logy
         ends.append((points[-1][1], limit_label, None))
     parts.append(_names(ends))
     width = LEFT + WIDE + 34 + CHAR * max((len(name) for _, name, _ in ends), default=0)
-    said = "; ".join(f"{name}: " + ", ".join(_said(v, form) for v in ys) for name, ys in series.items())
+    said = "; ".join(f"{name}: " + ", ".join(map(_said, ys)) for name, ys in series.items())
     label = f"{ylabel} against {xlabel} {', '.join(f'{a:g}' for a in xs)}. {said}"
     return svg.svg(("".join(parts), width, TOP + TALL + 46), label)
 
@@ -47,8 +47,8 @@ def _fine(value):
     return value is not None and math.isfinite(value)
 
 
-def _said(value, form):
-    return form.format(float(f"{value:.2g}")) if _fine(value) else "none"
+def _said(value):
+    return svg.about(value) if _fine(value) else "none"
 
 
 class _scale:

@@ -84,16 +84,25 @@ def hatch(x, y, width, height, step=6, **attributes):
 
 
 def number(value):
-    """Write one value as the notebooks do: 4 decimals, or an exponent where 4 decimals would hide it.
+    """Write one value as the notebooks do, at 4 decimals, so that it reads the same on any CPU.
 
-    >>> [number(v) for v in (0.53239, -0.0, 2e-7, 123456.0, 7, True, float("nan"))]
-    ['0.5324', '0.0000', '2.0e-07', '1.2e+05', '7', 'True', 'nan']
+    >>> [number(v) for v in (0.53239, -0.00001, 123456.0, 7, True, float("nan"))]
+    ['0.5324', '0.0000', '1.2e+05', '7', 'True', 'nan']
     """
-    if not isinstance(value, float):
-        return f"{value:.4f}" if isinstance(value, complex) else str(value)
-    if value == 0 or 5e-5 <= abs(value) < 1e5 or not math.isfinite(value):
-        return f"{value + 0.0:.4f}"
-    return f"{value:.1e}"
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.1e}" if abs(value) >= 1e5 else f"{round(value, 4) + 0.0:.4f}"
+    return f"{value:.4f}" if isinstance(value, complex) else str(value)
+
+
+def about(value):
+    """Write the size of an error with as many digits as are the same on any CPU.
+
+    >>> [about(v) for v in (0, 0.4567, 0.00234, 2.6e-7, float("inf"))]
+    ['0', '0.46', '0.002', 'below 1e-6', 'inf']
+    """
+    if not 0 < abs(value) < 1e-4:
+        return f"{value:.2g}" if abs(value) >= 0.01 else f"{value:.1g}"
+    return f"below 1e{math.floor(math.log10(abs(value))) + 1}"
 
 
 def flow(items, gap=12, page=780):
