@@ -53,7 +53,10 @@ def find_chromium():
 
 
 class Lab:
-    """A JupyterLab server on 127.0.0.1 over a copy of `notebooks/` and `pics/`, with a configuration of its own."""
+    """A JupyterLab server on 127.0.0.1 over a copy of `notebooks/` and `pics/`, with a configuration of its own.
+
+    JupyterLab itself draws only the cells in sight (`windowing=None`); here it draws all of them.
+    """
 
     def __init__(self, root=ROOT, windowing="none", trust=True):
         self.source, self.windowing, self.trust = Path(root), windowing, trust
@@ -78,7 +81,8 @@ class Lab:
                 hidden = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
                 shutil.copytree(self.source / folder, self.root / folder, ignore=hidden)
         self.settings("@jupyterlab/apputils-extension/notification", fetchNews="false", checkForUpdates=False)
-        self.settings("@jupyterlab/notebook-extension/tracker", windowingMode=self.windowing)
+        if self.windowing:
+            self.settings("@jupyterlab/notebook-extension/tracker", windowingMode=self.windowing)
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "IPYTHON"))},
             "JUPYTER_CONFIG_DIR": str(home / "config"),
@@ -93,7 +97,6 @@ class Lab:
             )
         self.token, self.port = secrets.token_hex(16), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        log = self.stack.enter_context(open(home / "server.log", "w+"))
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
         options = {
             "ServerApp.ip": "127.0.0.1",
@@ -106,13 +109,13 @@ class Lab:
             "LabApp.extension_manager": "readonly",
         }
         command += [f"--{name}={value}" for name, value in options.items()]
-        self.server = subprocess.Popen(command, env=self.env, stdout=log, stderr=subprocess.STDOUT, cwd=self.root)
+        with open(home / "server.log", "w") as log:
+            self.server = subprocess.Popen(command, env=self.env, stdout=log, stderr=subprocess.STDOUT, cwd=self.root)
         self.stack.callback(self._stop)
         deadline = time.monotonic() + 60
         while not self._ask("/api/status"):
             if self.server.poll() is not None or time.monotonic() > deadline:
-                log.seek(0)
-                raise RuntimeError("JupyterLab did not start:\n" + log.read())
+                raise RuntimeError("JupyterLab did not start:\n" + (home / "server.log").read_text())
             time.sleep(0.1)
 
     def settings(self, plugin, **values):
@@ -145,7 +148,7 @@ class Lab:
         if not (chromium := find_chromium()):
             raise RuntimeError(NO_CHROMIUM)
         self.settings("@jupyterlab/apputils-extension/themes", theme=THEMES[dark])
-        with sync_playwright() as playwright:
+        with shared_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
             try:
                 yield Page(self, browser.new_page(viewport={"width": width, "height": height}))
@@ -153,11 +156,28 @@ class Lab:
                 browser.close()
 
 
+in_use = []  # pages open in this process; they share one Playwright, since a second one cannot start beside it
+
+
+@contextlib.contextmanager
+def shared_playwright():
+    in_use.append(in_use[0] if in_use else sync_playwright().start())
+    try:
+        yield in_use[0]
+    finally:
+        last = in_use.pop()
+        if not in_use:
+            last.stop()
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
+
+PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer"
+SCROLL = "(e, o) => { const t = e.scrollTop; e.scrollBy(0, e.clientHeight - o); return e.scrollTop > t; }"
 
 # What a slider's picture looks like now: every drawing in its output, without the controls themselves.
 PICTURE = """
@@ -224,7 +244,7 @@ class Page:
         """Switch to JupyterLab's dark theme or back to the light one."""
         self.command("apputils:change-theme", theme=THEMES[dark])
         want = "false" if dark else "true"
-        self.page.wait_for_selector(f'body[data-jp-theme-light="{want}"]')
+        self.page.wait_for_selector(f'body[data-jp-theme-light="{want}"]', state="attached")
         self.page.wait_for_timeout(300)
 
     def errors(self):
@@ -234,6 +254,16 @@ class Page:
     def sliders(self):
         """The handles of all sliders on the page, top to bottom (Playwright locators)."""
         return self.page.locator(".jp-OutputArea .noUi-handle").all()
+
+    def find_slider(self):
+        """Scroll down until there is a slider (JupyterLab may draw only the cells in sight), and return it."""
+        outer = self.page.locator(PANEL).first
+        outer.evaluate("e => e.scrollTo(0, 0)")
+        while not self.sliders():
+            if not outer.evaluate(SCROLL, 200):
+                raise LookupError("no slider in this notebook")
+            self.page.wait_for_timeout(300)
+        return self.sliders()[0]
 
     def picture(self, slider):
         """What the slider's picture looks like now, as one string: equal strings, equal pictures."""
@@ -256,8 +286,10 @@ class Page:
             slider.press(key)
             if i + 1 < times:
                 self.page.wait_for_timeout(every)
-        still = f"""() => {{ const w = window.watched, now = performance.now();
-          return now - Math.max(w.key, w.last ?? 0) > {quiet} && (w.last !== null || now - w.key > {timeout * 1000}); }}"""
+        still = f"""() => {{
+          const w = window.watched, now = performance.now(), since = now - w.key;
+          return now - Math.max(w.key, w.last ?? 0) > {quiet} && (w.last !== null || since > {timeout * 1000});
+        }}"""
         with contextlib.suppress(Exception):
             self.page.wait_for_function(still, timeout=timeout * 1000, polling=20)
         w = self.page.evaluate("() => { const {observer, ...w} = window.watched; observer.disconnect(); return w; }")
@@ -271,14 +303,14 @@ class Page:
     def axe(self, within=".jp-Notebook", known=()):
         """Accessibility problems (axe-core) inside `within`, one line each, without the `known` ones.
 
-        `known` holds (rule, part of the element's HTML, reason): what we accept, and why.
+        `known` holds (rule, part of the element's opening tag, reason): what we accept, and why.
         """
         found = Axe().run(self.page, context=within).response["violations"]
         return [
             f"{v['id']}: {v['help']}: {node['html'][:200]} ({' '.join(map(str, node['target']))[:160]})"
             for v in found
             for node in v["nodes"]
-            if not any(rule == v["id"] and part in node["html"] for rule, part, _ in known)
+            if not any(rule == v["id"] and part in node["html"].partition(">")[0] for rule, part, _ in known)
         ]
 
     def screenshot(self, path, scroll_to=None):
@@ -292,15 +324,14 @@ class Page:
     def screenshots(self, folder, name, overlap=60):
         """Save the whole notebook, top to bottom, as `name-00.png`, `name-01.png`, …; returns the paths."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        outer = self.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer").first
+        outer = self.page.locator(PANEL).first
         outer.evaluate("e => e.scrollTo(0, 0)")
         paths = []
         while True:
             self.page.wait_for_timeout(300)
             paths.append(Path(folder) / f"{name}-{len(paths):02}.png")
             outer.screenshot(path=paths[-1])
-            step = "(e, o) => { const t = e.scrollTop; e.scrollBy(0, e.clientHeight - o); return e.scrollTop > t; }"
-            if not outer.evaluate(step, overlap):
+            if not outer.evaluate(SCROLL, overlap):
                 return paths
 
 
@@ -312,7 +343,8 @@ def main():
     parser.add_argument("--dark", action="store_true", help="JupyterLab's dark theme")
     parser.add_argument("--no-run", action="store_true", help="show the stored outputs, run nothing")
     parser.add_argument("--keys", type=int, default=0, help="also press ArrowRight this often on every slider")
-    parser.add_argument("--windowing", default="none", choices=["none", "defer", "full", "contentVisibility"])
+    parser.add_argument("--axe", action="store_true", help="also list accessibility problems, the known ones included")
+    parser.add_argument("--windowing", default="none", help="JupyterLab's windowing mode")
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=1000)
     options = parser.parse_args()
@@ -332,6 +364,8 @@ def main():
             name = notebook.stem + ("-dark" if options.dark else "")
             for path in page.screenshots(options.out, name):
                 print(path)
+            for violation in page.axe() if options.axe else []:
+                print("axe:", violation)
             for error in page.errors():
                 print("error output:", error[:2000])
         for problem in page.problems:

@@ -1,0 +1,100 @@
+"""JupyterLab in headless Chromium: a lesson opens, runs, and its slider answers the keyboard, in light and dark."""
+
+import statistics
+
+import pytest
+
+lab_browser = pytest.importorskip(
+    "lab_browser", reason="needs playwright: pip install -e '.[test]'", exc_type=ImportError
+)
+
+import psutil  # noqa: E402
+
+from notebook_tools import LESSONS, ROOT  # noqa: E402
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(lab_browser.find_chromium() is None, reason=lab_browser.NO_CHROMIUM),
+]
+
+# What axe-core finds that is not ours: (rule, a part of the element's opening tag, why we accept it).
+KNOWN = [
+    ("aria-input-field-name", "noUi-handle", "ipywidgets: a slider's handle has no name; its label stands beside it"),
+    ("aria-input-field-name", "cm-content", "JupyterLab: the editor of a code cell has no name"),
+    ("aria-required-children", "jp-WindowedPanel-viewport", "JupyterLab: its feed of cells holds no articles"),
+    (
+        "scrollable-region-focusable",
+        "cm-scroller",
+        "JupyterLab: a long line scrolls in the editor, which has the focus",
+    ),
+]
+
+
+def lesson(number):
+    found = [path for path in LESSONS if path.name.startswith(number)]
+    if not found:
+        pytest.skip(f"there is no lesson {number}")
+    return found[0].relative_to(ROOT)
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with lab_browser.Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def opened(lab):
+    """Lesson 01 with all its cells run."""
+    with lab.page() as page:
+        page.open(lesson("01"))
+        page.run_all()
+        yield page
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["light", "dark"])
+def page(opened, request):
+    """The same page in one of the two themes: drawings read in both without being drawn again."""
+    opened.theme(dark=request.param)
+    return opened
+
+
+def test_lesson_runs(page):
+    assert page.errors() == []
+    assert page.problems == []
+
+
+def test_slider_moves_the_picture(page, record_property):
+    slider = page.sliders()[0]
+    before = page.picture(slider)
+    times = [page.press(slider, key) for key in ("ArrowRight", "ArrowLeft") * 4]
+    assert None not in times, "a key press did not change the picture"
+    assert page.picture(slider) == before, "the same value gives the same picture"
+    record_property("median from key to picture", f"{statistics.median(times):.0f} ms")
+
+
+def test_burst_leaves_no_backlog(page, record_property):
+    slider = page.sliders()[0]
+    page.press(slider, "Home")
+    alone = [page.press(slider) and page.picture(slider) for _ in range(10)][-1]
+    page.press(slider, "Home")
+    burst = page.burst(slider, times=10)
+    assert page.picture(slider) == alone, "after ten quick presses the picture is that of ten slow ones"
+    assert burst["last"] < 2000, "the picture keeps changing long after the last key"
+    record_property("from the last of ten quick keys to the last picture", f"{burst['last']:.0f} ms")
+
+
+def test_no_accessibility_violations_of_ours(page):
+    assert page.axe(known=KNOWN) == []
+
+
+def test_default_windowing_and_nothing_left_running():
+    """JupyterLab draws only the cells in sight, unless told otherwise: the slider works there too."""
+    with lab_browser.Lab(windowing=None) as lab, lab.page() as page:
+        page.open(lesson("01"))
+        page.run_all()
+        assert page.press(page.find_slider()) is not None
+        started = [p for p in psutil.Process().children(recursive=True) if lab.home.name in " ".join(p.cmdline())]
+        assert any("ipykernel" in " ".join(process.cmdline()) for process in started)
+    assert not [process for process in started if process.is_running()]

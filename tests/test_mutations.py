@@ -1,0 +1,141 @@
+"""A changed constant in a cell of any notebook turns `pytest --nbval` red.
+
+Each mutant is a copy of a notebook with one number of one code cell changed. `SHARDLAB_MUTANTS=all` tries them all,
+another number that many of each notebook (2 where it is not set), spread over the notebook.
+"""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from notebook_tools import NOTEBOOKS, ROOT, code_cells, ignored, name_of, read
+
+# Numbers whose change rightly changes nothing: (notebook, the line they stand in, why). Every other one must be caught.
+EQUIVALENT = []
+
+# Only the first failure of a mutant matters: skip what follows it.
+STOP_AT_FIRST_FAILURE = """
+import pytest
+red = set()
+def pytest_runtest_logreport(report):
+    if report.failed:
+        red.add(report.nodeid.split("::")[0])
+def pytest_runtest_setup(item):
+    if item.nodeid.split("::")[0] in red:
+        pytest.skip("already red")
+def pytest_sessionfinish(session):
+    import json, pathlib
+    pathlib.Path("red.json").write_text(json.dumps(sorted(red)))
+"""
+
+
+def constants(source):
+    """Every number in a cell, as (start, end, value), positions in the source.
+
+    >>> [(value, "W = randn(4, 2)"[start:end]) for start, end, value in constants("W = randn(4, 2)")]
+    [(4, '4'), (2, '2')]
+    """
+    code = re.sub(r"^(\s*)[%!]", r"\1#", source, flags=re.M)  # IPython's own lines
+    starts = [0]
+    for line in code.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line.encode()))
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            start = starts[node.lineno - 1] + node.col_offset
+            end = starts[node.end_lineno - 1] + node.end_col_offset
+            yield start, end, node.value
+
+
+def changed(value):
+    """Another number: the next integer, or half as much again.
+
+    >>> [changed(v) for v in (0, 4, 0.5, 1e-6)]
+    [1, 5, 0.75, 1.5e-06]
+    """
+    return value + 1 if isinstance(value, int) else value * 1.5 if value else 1.0
+
+
+def mutants(path):
+    """Every (cell, start, end, replacement) of a notebook whose cells CI compares."""
+    found = []
+    for number, cell in enumerate(code_cells(read(path))):
+        if not ignored(cell):
+            found += [(number, start, end, repr(changed(value))) for start, end, value in constants(cell.source)]
+    return sorted(mutant for mutant in found if not equivalent(path, mutant))
+
+
+def equivalent(path, mutant):
+    line = line_of(path, mutant)
+    return any(name == name_of(path) and part in line for name, part, _ in EQUIVALENT)
+
+
+def line_of(path, mutant):
+    number, start, *_ = mutant
+    source = code_cells(read(path))[number].source.encode()
+    return (source[:start].rpartition(b"\n")[2] + source[start:].partition(b"\n")[0]).decode()
+
+
+def sample(found, count):
+    """`count` of the mutants, spread evenly: the middle one of each of `count` equal parts.
+
+    >>> sample(list(range(10)), 2)
+    [2, 7]
+    """
+    if count >= len(found):
+        return found
+    return [found[int((part + 0.5) * len(found) / count)] for part in range(count)]
+
+
+def write_mutant(path, mutant, target):
+    notebook = read(path)
+    number, start, end, replacement = mutant
+    cell = code_cells(notebook)[number]
+    source = cell.source.encode()
+    cell.source = (source[:start] + replacement.encode() + source[end:]).decode()
+    nbformat.write(notebook, target)
+    return f"cell {number}, {line_of(path, mutant).strip()!r}: {source[start:end].decode()} -> {replacement}"
+
+
+@pytest.mark.parametrize("name, part, reason", EQUIVALENT)
+def test_equivalent_numbers_are_still_there(name, part, reason):
+    cells = code_cells(read(ROOT / "notebooks" / name))
+    assert reason and any(part in cell.source for cell in cells), f"{part!r} is no longer in {name}"
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_a_changed_constant_turns_it_red(path, tmp_path):
+    found = mutants(path)
+    wanted = os.environ.get("SHARDLAB_MUTANTS", "2")
+    chosen = found if wanted == "all" else sample(found, int(wanted))
+    if not chosen:
+        assert not code_cells(read(path)), "no number in this notebook that a test would miss"
+        pytest.skip("a notebook without code")
+
+    for folder in ("notebooks", "pics"):
+        if (ROOT / folder).exists():
+            shutil.copytree(ROOT / folder, tmp_path / folder)
+    home = tmp_path / path.parent.relative_to(ROOT)
+    books = {}
+    for index, mutant in enumerate(chosen):
+        target = home / f"mutant_{index:03}.ipynb"
+        books[str(target.relative_to(tmp_path))] = write_mutant(path, mutant, target)
+
+    (tmp_path / "conftest.py").write_text(STOP_AT_FIRST_FAILURE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", *books]
+    command += ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=60"]
+    command += ["--nbval-sanitize-with", str(ROOT / "tests/nbval-sanitize.cfg")]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    red = set(json.loads(Path(tmp_path / "red.json").read_text()))
+    assert not [what for book, what in books.items() if book not in red], "changed, and every test stayed green"

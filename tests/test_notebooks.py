@@ -1,0 +1,224 @@
+"""The conventions of the course's notebooks, and that running them again changes nothing."""
+
+import ast
+import re
+import statistics
+import urllib.parse
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from notebook_tools import (
+    LESSONS,
+    NOTEBOOKS,
+    ROOT,
+    WIDGET,
+    code_cells,
+    ignored,
+    name_of,
+    pictures,
+    prose_cells,
+    read,
+    run,
+    texts,
+)
+
+SOLUTIONS = [path for path in NOTEBOOKS if path.parent.name == "solutions"]
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=name_of)
+
+
+def lines(cell):
+    return [line for line in cell.source.splitlines() if line.strip()]
+
+
+def tree(cell):
+    """The cell's syntax tree, without IPython's own % and ! lines."""
+    return ast.parse("\n".join(line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!"))))
+
+
+def test_there_are_notebooks():
+    assert LESSONS and SOLUTIONS
+
+
+@each_notebook
+def test_is_stored_as_run(path):
+    """Every cell was run, in order, from the top, without an error, and nothing in it needs a kernel to be read."""
+    notebook = read(path)
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1)), f"run and store: python tests/notebook_tools.py {path}"
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert not [output.ename for output in outputs if output.output_type == "error"]
+    assert not [o for o in outputs if WIDGET in o.get("data", {})], (
+        "a stored widget shows as 'Error displaying widget' until it is run: store with tests/notebook_tools.py"
+    )
+    assert "widgets" not in notebook.metadata
+    assert not [o.text for o in outputs if o.get("name") == "stderr"], "a warning in the page: mend it or catch it"
+
+
+@each_notebook
+def test_cells_are_short(path):
+    cells = code_cells(read(path))
+    too_long = [cell.source for cell in cells if len(lines(cell)) > 12]
+    assert not too_long, "more than 12 lines: move code into the package or into two cells"
+    assert not [cell.source for cell in cells if not lines(cell)], "an empty cell"
+    if cells:
+        assert statistics.median(len(lines(cell)) for cell in cells) <= 5
+
+
+@each_notebook
+def test_prose_and_code_take_turns(path):
+    kinds = "".join(cell.cell_type[0] for cell in read(path).cells)
+    assert "ccc" not in kinds, f"three code cells in a row: {kinds}"
+
+
+@each_notebook
+def test_no_plotting_code(path):
+    plotting = [cell.source for cell in code_cells(read(path)) if re.search(r"\bplt\b|matplotlib|pyplot", cell.source)]
+    assert not plotting, "one call to shardlab.plots or a lab instead"
+
+
+@each_notebook
+def test_most_outputs_are_compared(path):
+    cells = code_cells(read(path))
+    assert 4 * sum(map(ignored, cells)) <= len(cells), "more than a quarter of the cells is not compared"
+
+
+@each_lesson
+def test_lesson_asks_predicts_and_checks(path):
+    notebook = read(path)
+    title = notebook.cells[0].source.splitlines()[0]
+    assert title.startswith("# ") and title.rstrip().endswith("?"), f"the title is a question: {title!r}"
+    assert sum(cell.source.startswith("# ") for cell in prose_cells(notebook)) == 1, "one title"
+    sources = "\n".join(cell.source for cell in notebook.cells)
+    assert re.search(r"\bpredict", sources, re.I), "no prediction"
+    assert re.search(r"take along|to take with you|takeaway", sources, re.I), "no box of what to take along"
+    assert any(isinstance(node, ast.Assert) for cell in code_cells(notebook) for node in ast.walk(tree(cell))), (
+        "no claim of this lesson is asserted"
+    )
+    assert checks(notebook), "no exercise with a check"
+
+
+def checks(notebook):
+    """The exercises that are checked, by name."""
+    return set(re.findall(r"\b(\w+)\.check\(", "\n".join(cell.source for cell in code_cells(notebook))))
+
+
+@each_lesson
+def test_solution_has_the_same_checks(path):
+    solution = path.parent / "solutions" / path.name
+    assert solution.exists(), "a lesson has a solution notebook of the same name"
+    assert checks(read(path)) <= checks(read(solution))
+    assert any(f"solutions/{path.name}" in cell.source for cell in prose_cells(read(path))), "link the solution"
+
+
+class Page(HTMLParser):
+    """What one piece of HTML links to, shows and names."""
+
+    def __init__(self):
+        super().__init__()
+        self.links, self.ids, self.images, self.drawings = [], set(), [], []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids |= {attributes[key] for key in ("id", "name") if attributes.get(key)}
+        if tag == "a" and attributes.get("href"):
+            self.links.append(attributes["href"])
+        if tag == "img":
+            self.links.append(attributes.get("src") or "")
+            self.images.append(attributes.get("alt") or "")
+        if tag == "svg" and attributes.get("aria-hidden") != "true":
+            self.drawings.append(attributes.get("role") == "img" and attributes.get("aria-label") or "")
+
+
+def page_of(text):
+    page = Page()
+    page.feed(text)
+    return page
+
+
+def without_code(markdown):
+    return re.sub(r"```.*?```|`[^`\n]*`", "", markdown, flags=re.S)
+
+
+def links_of(markdown):
+    markdown = without_code(markdown)
+    found = re.findall(r"\]\(\s*<?([^)\s>]+)", markdown) + re.findall(r"^\s*\[[^\]]+\]:\s*(\S+)", markdown, re.M)
+    return found + page_of(markdown).links
+
+
+def anchors_of(path):
+    """Every anchor of a notebook or Markdown file: its headings, as JupyterLab and GitHub name them, and its ids."""
+    prose = [cell.source for cell in prose_cells(read(path))] if path.suffix == ".ipynb" else [path.read_text()]
+    anchors = set()
+    for text in prose:
+        anchors |= page_of(text).ids
+        for heading in re.findall(r"^#+\s+(.*?)\s*$", re.sub(r"```.*?```", "", text, flags=re.S), re.M):
+            plain = re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+            anchors |= {plain.replace(" ", "-"), re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")}
+    return anchors
+
+
+def broken(path, links):
+    for link in links:
+        if re.match(r"https?:|mailto:|data:|attachment:", link):
+            continue
+        target, _, anchor = urllib.parse.unquote(link).partition("#")
+        file = (path.parent / target).resolve() if target else path
+        if not file.exists():
+            yield f"{link}: no such file"
+        elif not file.is_relative_to(ROOT):
+            yield f"{link}: outside the repository"
+        elif anchor and anchor not in anchors_of(file):
+            yield f"{link}: no such place in {file.name}"
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "README.md"], ids=lambda path: path.name)
+def test_links_resolve(path):
+    prose = [cell.source for cell in prose_cells(read(path))] if path.suffix == ".ipynb" else [path.read_text()]
+    assert not [problem for text in prose for problem in broken(path, links_of(text))]
+
+
+@each_notebook
+def test_every_picture_has_words(path):
+    """A reader who does not see a picture hears what it shows."""
+    notebook = read(path)
+    words = []
+    for cell in prose_cells(notebook):
+        text = without_code(cell.source)
+        words += re.findall(r"!\[([^\]]*)\]", text) + page_of(text).images + page_of(text).drawings
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if "text/html" in data:
+                shown = page_of(data["text/html"])
+                words += shown.images + shown.drawings
+            elif any(kind.startswith("image/") for kind in data):
+                words.append("")  # JupyterLab shows it as an <img> without alt text
+    assert not [text for text in words if len(text.strip()) < 10]
+
+
+@each_notebook
+def test_running_it_again_changes_nothing(path):
+    """Every text output stays as it was, letter by letter, and every picture the same to the eye."""
+    stored, new = read(path), run(path, CUDA_VISIBLE_DEVICES="")
+    for before, after in zip(code_cells(stored), code_cells(new), strict=True):
+        if not ignored(before):
+            assert sorted(texts(after)) == sorted(texts(before)), before.source
+            assert_same_to_the_eye(list(pictures(before)), list(pictures(after)))
+
+
+def assert_same_to_the_eye(before, after):
+    assert [p.shape for p in before] == [p.shape for p in after]
+    for old, new in zip(before, after, strict=True):
+        assert np.abs(old - new).mean() < 0.01  # of the full range: a moved line or another number is more
+
+
+def test_the_eye_sees_a_moved_line():
+    page = np.ones((100, 300, 4), dtype=np.float32)
+    line, moved = page.copy(), page.copy()
+    line[40:43], moved[60:63] = 0, 0
+    assert_same_to_the_eye([line], [line * 0.999])
+    with pytest.raises(AssertionError):
+        assert_same_to_the_eye([line], [moved])
