@@ -1,0 +1,74 @@
+# `make` lists what there is. Everything is installed into .venv, in the versions of constraints.txt.
+#
+#   make lab ARGS=--no-browser     arguments for JupyterLab
+#   make test ARGS='-k browser'    arguments for pytest
+#   make lab PYTHON=python3.12     another Python
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+BOOKS = $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
+NBVAL = --nbval --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with=tests/nbval-sanitize.cfg
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test cuda bench pics notebooks lock clean
+
+help: ## list these
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The stored drawings of a notebook show only if it is trusted, and these are ours.
+lab: .venv/.lab ## open the course in JupyterLab
+	@$(if $(BOOKS),$(BIN)/python -m nbformat.sign $(BOOKS) >/dev/null)
+	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. \
+	    --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+test: .venv/.test ## check everything, as CI does
+	@red=0; \
+	$(BIN)/python -m ruff check . || red=1; \
+	$(BIN)/python -m ruff format --check . || red=1; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(NBVAL) \
+	    tests/test_mutations.py tests notebooks src $(ARGS) || red=1; \
+	exit $$red
+
+# With the system's torch where there is one: a machine with a GPU has it, and perhaps no way to a registry.
+cuda: ## run the GPU tests, and every notebook on the GPU
+	@if $(PYTHON) -c 'import torch' 2>/dev/null; then python=$(PYTHON); \
+	else $(MAKE) --no-print-directory .venv/.test && python=$(BIN)/python || exit 1; fi; \
+	export PYTHONPATH=src:$$PYTHONPATH; $$python tests/cuda_ready.py || exit 1; red=0; \
+	$$python -m pytest -m cuda --doctest-ignore-import-errors tests $(ARGS) || red=1; \
+	$$python -m pytest $(NBVAL) notebooks $(ARGS) || red=1; \
+	exit $$red
+
+bench: .venv/.test ## measure, into benchmarks/ and the README's table
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+pics: .venv/.lab ## draw the figures of the prose
+	$(BIN)/python pics/draw.py
+
+notebooks: .venv/.test ## run every notebook and store its outputs
+	$(BIN)/python tests/notebook_tools.py
+
+# torch pins its own CUDA packages; leaving them out lets a build for another CUDA, or for the CPU, take their place.
+lock: .venv/.test ## choose new versions for constraints.txt
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m uv pip compile pyproject.toml --extra test --universal --python-version 3.10 --upgrade \
+	    --no-annotate --custom-compile-command 'make lock' --output-file .venv/constraints.txt --quiet
+	grep -vE '^(nvidia-|cuda-|triton)' .venv/constraints.txt >constraints.txt
+
+clean: ## remove what the others made
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.lab: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "shardlab needs Python 3.10 or later; name one, as in: make lab PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	    echo "this Python cannot make a virtual environment (on Debian and Ubuntu: sudo apt install python3-venv)" >&2; exit 1; }
+	@echo "setting up .venv; the first time takes some minutes, since PyTorch is large"
+	@$(PYTHON) -m venv .venv
+	@$(INSTALL) --editable .
+	@touch $@
+
+.venv/.test: .venv/.lab
+	@$(INSTALL) --editable '.[test]'
+	@touch $@
