@@ -7,6 +7,7 @@ below returns its outputs for one group of shards, and reads as a pair: what goe
 import torch
 
 from shardlab.moves import agree
+from shardlab.shards import apart
 
 
 class Pair(torch.autograd.Function):
@@ -23,7 +24,7 @@ class Pair(torch.autograd.Function):
         recorder = ctx.group.note.recorder
         recorder.phase = "backward"
         try:
-            return None, None, None, *ctx.back(grads)
+            return None, None, None, *apart(ctx.back(grads))
         finally:
             recorder.phase = "forward"
 

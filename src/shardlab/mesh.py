@@ -47,6 +47,7 @@ class Mesh:
         for axis, length in self.axes.items():
             if not isinstance(length, int) or length < 1:
                 raise ValueError(f"axis {axis!r} wants a whole number of shards from 1 up, not {length!r}")
+        self.root, self.along = self, tuple(self.axes)
         total = prod(self.axes.values())
         if self.world and self.world != total:
             raise ValueError(
@@ -56,7 +57,6 @@ class Mesh:
         self.ranks = [dist.get_rank()] if self.world else list(range(total))
         self.devices = deal(devices, self.ranks, local=bool(self.world))
         self.recorder = Recorder()
-        self.root, self.along = self, tuple(self.axes)
         self._device_mesh = None
         self.groups = self._groups()
 
@@ -77,7 +77,7 @@ class Mesh:
     def rank(self):
         """Each shard's index along the axis, itself a Shards (JAX's axis_index)."""
         indices = [torch.tensor(self.index(r), device=d) for r, d in zip(self.ranks, self.devices, strict=True)]
-        return Shards(indices, self)
+        return Shards(indices, self.root)
 
     def index(self, rank):
         """The index along this view's axes of the shard that has this rank in the whole mesh."""
@@ -220,7 +220,8 @@ class Mesh:
 
     def __eq__(self, other):
         """Same axes over the same shards on the same devices (which axis a view looks along does not matter)."""
-        return isinstance(other, Mesh) and (self.axes, self.devices) == (other.axes, other.devices)
+        axes = [list(mesh.axes.items()) for mesh in (self, other) if isinstance(mesh, Mesh)]
+        return len(axes) == 2 and axes[0] == axes[1] and self.devices == other.devices
 
     __hash__ = object.__hash__
 
@@ -229,8 +230,7 @@ class Mesh:
 
     def __repr__(self):
         axes = ", ".join(f"{axis}={length}" for axis, length in self.axes.items())
-        view = f'["{self.along[0]}"]' if getattr(self, "along", None) != tuple(self.axes) and hasattr(self, "along") else ""
-        return f"Mesh({axes}){view}"
+        return f"Mesh({axes})" if self.along == tuple(self.axes) else f'Mesh({axes})["{self.along[0]}"]'
 
 
 def deal(devices, ranks, local):

@@ -39,8 +39,8 @@ class Traffic(list):
 
     def rows(self):
         for call in self:
-            dtype = str(call.dtype).removeprefix("torch.")
-            yield [call.phase, call.name, call.axis, f"{list(call.shape)} {dtype}", f"{call.payload:,}", f"{call.wire:,.0f}"]
+            shard = f"{list(call.shape)} {str(call.dtype).removeprefix('torch.')}"
+            yield [call.phase, call.name, call.axis, shard, f"{call.payload:,}", f"{call.wire:,.0f}"]
 
     def __repr__(self):
         table = [HEAD, *self.rows()] if self else [["no communication"]]

@@ -63,20 +63,13 @@ class Shards:
 
     def backward(self, gradient=None, **options):
         """One joint backward over the shards, each starting from its own copy of this (replicated) value."""
-        gradients = spread(gradient, self.mesh)
-        torch.autograd.backward(self.shards, gradients, **options)
+        joint_backward(self, gradient, **options)
 
     def __iter__(self):
         return iter(self.unbind(0))
 
-    def __len__(self):
-        return lift(len, (self,), {})
-
-    def __float__(self):
-        return lift(float, (self,), {})
-
-    def __int__(self):
-        return lift(int, (self,), {})
+    def __format__(self, spec):
+        return lift(format, (self, spec), {}) if spec else repr(self)
 
     def __bool__(self):
         raise TypeError(
@@ -97,11 +90,13 @@ class Shards:
 
 def lift(function, args, kwargs):
     """`function`, shard by shard: shard r of the result comes from shard r of each argument, and nothing else."""
-    if function is torch.autograd.grad:
-        return joint_grad(*args, **kwargs)
+    if function in JOINT:
+        return JOINT[function](*args, **kwargs)
     mesh = meet([*args, *kwargs.values()])
-    if writes(function) or "out" in kwargs:
-        refuse_shared_memory(kwargs.get("out", args[0] if args else None), function)
+    if mesh is None:
+        raise TypeError(f"{plain(function)} does not take a Shards where it was given one; x_.shards are its tensors")
+    if writes(function) or kwargs.get("inplace") or "out" in kwargs:
+        refuse_shared_memory(kwargs.get("out", args[0] if args else next(iter(kwargs.values()))), function)
     columns = [spread(arg, mesh) for arg in args]
     rows = zip(*columns, strict=True) if columns else repeat((), len(mesh.ranks))
     results = []
@@ -163,20 +158,42 @@ def combine(results, mesh, name):
 def same(a, b):
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
         return a is b
-    return a == b or (a != a and b != b)  # nan is nan here
+    try:
+        return bool(a == b or (a != a and b != b))  # nan is nan here
+    except (ValueError, RuntimeError):  # arrays, or lists of tensors, which have no one answer
+        return False
 
 
 def joint_grad(outputs, inputs, grad_outputs=None, **options):
     """torch.autograd.grad over all shards at once: one backward, as `Shards.backward` is."""
-    outputs, inputs = ([x] if type(x) is Shards else list(x) for x in (outputs, inputs))
-    mesh = outputs[0].mesh
-    if grad_outputs is not None:
-        grad_outputs = [grad_outputs] if type(grad_outputs) is Shards else list(grad_outputs)
-        grad_outputs = [tensor for x_ in grad_outputs for tensor in spread(x_, mesh)]
-    leaves = [tensor for x_ in inputs for tensor in spread(x_, mesh)]
-    tensors = [tensor for x_ in outputs for tensor in spread(x_, mesh)]
-    grads = iter(torch.autograd.grad(tensors, leaves, grad_outputs, **options))
-    return tuple(combine([next(grads) for _ in mesh.ranks], mesh, "grad") for _ in inputs)
+    mesh = meet([outputs, inputs])
+    tensors, leaves = every_tensor(outputs, mesh), every_tensor(inputs, mesh)
+    gradients = None if grad_outputs is None else every_tensor(grad_outputs, mesh)
+    grads = iter(torch.autograd.grad(tensors, leaves, gradients, **options))
+    return tuple(combine([next(grads) for _ in mesh.ranks], mesh, "grad") for _ in leaves[:: len(mesh.ranks)])
+
+
+def joint_backward(tensors, grad_tensors=None, *args, **options):
+    """torch.autograd.backward over all shards at once."""
+    mesh = meet([tensors])
+    gradients = None if grad_tensors is None else apart(every_tensor(grad_tensors, mesh))
+    torch.autograd.backward(every_tensor(tensors, mesh), gradients, *args, **options)
+
+
+def every_tensor(values, mesh):
+    """The tensors of one Shards, or of a list of them."""
+    values = values if type(values) in (list, tuple) else [values]
+    return [tensor for value in values for tensor in spread(value, mesh)]
+
+
+def apart(tensors):
+    """The same tensors, where each has memory of its own: what becomes a `.grad` will be written into."""
+    seen, owned = set(), []
+    for tensor in tensors:
+        place = tensor.untyped_storage().data_ptr() if tensor is not None else None
+        owned.append(tensor.clone() if place in seen and place else tensor)
+        seen.add(place)
+    return owned
 
 
 def meet(values):
@@ -235,21 +252,23 @@ def brief(value):
     return text if len(text) < 60 else text[:57] + "..."
 
 
-SAFE = {"requires_grad_", "and_", "or_"}  # they end in an underscore and write nothing
+SAFE = {"and_", "or_"}  # they end in an underscore and write nothing (requires_grad_ makes a leaf: to be written)
+JOINT = {
+    torch.autograd.grad: joint_grad,
+    torch.autograd.backward: joint_backward,
+    torch.Tensor.backward: Shards.backward,
+}
 
 
-def operator_method(name):
-    function = getattr(operator, name)
-
+def lifted(function):
     def method(self, *others):
         return lift(function, (self, *others), {})
 
     return method
 
 
-def binary_method(name):
-    """`lift` without its general cases, for the commonest one: two Shards of one mesh."""
-    function = getattr(operator, name)
+def lifted_binary(function):
+    """`lifted` without the general cases, for the commonest one: two Shards of one mesh."""
 
     def method(self, other):
         if type(other) is Shards and other.mesh is self.mesh:
@@ -262,22 +281,23 @@ def binary_method(name):
     return method
 
 
-def reflected_method(name):
-    function = getattr(operator, name)
-
+def reflected(function):
     def method(self, other):
         return lift(function, (other, self), {})
 
     return method
 
 
-BINARY = "add sub mul matmul truediv floordiv mod pow and_ or_ xor lshift rshift".split()
-COMPARED = "eq ne lt le gt ge".split()
+BITS = ["and_", "or_", "xor", "lshift", "rshift"]
+BINARY = ["add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", *BITS]
+COMPARED = ["eq", "ne", "lt", "le", "gt", "ge"]
 IN_PLACE = {getattr(operator, "i" + name.strip("_")) for name in BINARY} | {operator.setitem}
+for function in (len, float, int):
+    setattr(Shards, f"__{function.__name__}__", lifted(function))
 for name in ["getitem", "setitem", "neg", "pos", "abs", "invert", "index"]:
-    setattr(Shards, f"__{name}__", operator_method(name))
+    setattr(Shards, f"__{name}__", lifted(getattr(operator, name)))
 for name in [*BINARY, *COMPARED]:
-    setattr(Shards, f"__{name.strip('_')}__", binary_method(name))
+    setattr(Shards, f"__{name.strip('_')}__", lifted_binary(getattr(operator, name)))
 for name in BINARY:
-    setattr(Shards, f"__r{name.strip('_')}__", reflected_method(name))
-    setattr(Shards, f"__i{name.strip('_')}__", operator_method("i" + name.strip("_")))
+    setattr(Shards, f"__r{name.strip('_')}__", reflected(getattr(operator, name)))
+    setattr(Shards, f"__i{name.strip('_')}__", lifted(getattr(operator, "i" + name.strip("_"))))
