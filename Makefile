@@ -62,7 +62,7 @@ clean: ## remove what the others made
 .venv/.lab: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	    echo "shardlab needs Python 3.10 or later; name one, as in: make lab PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "this Python cannot make a virtual environment (on Debian and Ubuntu: sudo apt install python3-venv)" >&2; exit 1; }
 	@echo "setting up .venv; the first time takes some minutes, since PyTorch is large"
 	@$(PYTHON) -m venv .venv
