@@ -1,0 +1,94 @@
+"""What every lab is made of: controls with labels, and one picture that is drawn again from their values."""
+
+import math
+from html import escape
+
+import ipywidgets as widgets
+from IPython.display import HTML
+
+__all__ = ["HTML", "Lab", "below", "menu", "said", "slider", "steps", "switch"]
+
+
+class Lab(widgets.VBox):
+    """Controls above a picture: whenever a control changes, the picture is `draw(**state)` of their values.
+
+    `controls` maps the names of the state to widgets, `draw` gives HTML. There is nothing else to it: the drawing is
+    a pure function of `lab.state`, so any state can be drawn without a browser, and drawn the same.
+
+    >>> count = Lab({"n": slider("n", 2, 1, 4)}, lambda n: "*" * n)
+    >>> count.controls["n"].value = 3
+    >>> count, count.screen.value
+    (Lab(n=3), '***')
+    """
+
+    def __init__(self, controls, draw):
+        self.controls, self.draw = controls, draw
+        self.screen = widgets.HTML(layout=widgets.Layout(width="100%", overflow="auto hidden"))
+        columns = widgets.Layout(grid_template_columns="repeat(auto-fill, 268px)", grid_gap="2px 8px")
+        super().__init__([widgets.GridBox([*controls.values()], layout=columns), self.screen])
+        for control in controls.values():
+            control.observe(self.redraw, "value")
+        self.redraw()
+
+    @property
+    def state(self):
+        """The value of each control, by name."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def redraw(self, _change=None):
+        """Draw the picture of the state as it is now."""
+        self.screen.value = self.draw(**self.state)
+
+    def __repr__(self):
+        return f"Lab({', '.join(f'{name}={value!r}' for name, value in self.state.items())})"
+
+
+STYLE, WIDE = {"description_width": "88px"}, {"width": "268px"}
+
+
+def slider(label, value, low, high, tip=""):
+    """A slider over whole numbers."""
+    return widgets.IntSlider(value, low, high, description=label, tooltip=tip, style=STYLE, layout=WIDE)
+
+
+def steps(label, value, options, tip=""):
+    """A slider over the values that are listed (powers of two, say)."""
+    return widgets.SelectionSlider(
+        options=options, value=value, description=label, tooltip=tip, style=STYLE, layout=WIDE
+    )
+
+
+def menu(label, value, options, tip=""):
+    """A menu; `options` are values, or (label, value) pairs."""
+    return widgets.Dropdown(options=options, value=value, description=label, tooltip=tip, style=STYLE, layout=WIDE)
+
+
+def switch(label, value, options, tip=""):
+    """A row of buttons of which one is down; `options` are values, or (label, value) pairs."""
+    style, tips = STYLE | {"button_width": "max-content"}, [tip] * len(options)
+    buttons = widgets.ToggleButtons(
+        options=options, value=value, description=label, tooltip=tip, tooltips=tips, style=style, layout=WIDE
+    )
+    return buttons.add_class("widget-inline-hbox")  # label and buttons in one line, as in the other controls
+
+
+def said(good, verdict, more=""):
+    """One line of HTML: a verdict in words (a mark and a colour say it too), then what it rests on.
+
+    `good` is True, False, or None where nothing is judged.
+    """
+    mark, colour = {True: ("✓ ", "#009E73"), False: ("✗ ", "#D55E00"), None: ("", "#0072B2")}[good]
+    return (
+        f'<p style="margin:6px 0;padding:2px 10px;border-left:4px solid {colour};line-height:1.5">'
+        f"<b>{mark}{escape(verdict)}</b> {escape(more)}</p>"
+    )
+
+
+def below(error, floor=0.0):
+    """The power of ten that an error stays below: what can be said of rounding on any machine.
+
+    >>> below(3e-7), below(0.0, floor=2e-16)
+    ('1e-06', '1e-15')
+    """
+    worst = max(error, floor)
+    return f"1e{math.ceil(math.log10(worst)):+03d}" if worst > 0 else "0"
