@@ -60,9 +60,9 @@ def page(opened, request):
     return opened
 
 
-def test_lesson_runs(page):
-    assert page.errors() == []
-    assert page.problems == []
+def test_lesson_runs(opened):
+    assert opened.errors() == []
+    assert opened.problems == []
 
 
 def test_slider_moves_the_picture(page, record_property):
