@@ -343,6 +343,7 @@ def main():
     parser.add_argument("--dark", action="store_true", help="JupyterLab's dark theme")
     parser.add_argument("--no-run", action="store_true", help="show the stored outputs, run nothing")
     parser.add_argument("--keys", type=int, default=0, help="also press ArrowRight this often on every slider")
+    parser.add_argument("--slider", metavar="FILE", help="also save the whole window, with the first slider in sight")
     parser.add_argument("--axe", action="store_true", help="also list accessibility problems, the known ones included")
     parser.add_argument("--windowing", default="none", help="JupyterLab's windowing mode")
     parser.add_argument("--width", type=int, default=1280)
@@ -364,6 +365,12 @@ def main():
             name = notebook.stem + ("-dark" if options.dark else "")
             for path in page.screenshots(options.out, name):
                 print(path)
+            if options.slider:
+                page.page.evaluate("jupyterapp.shell.expandLeft()")
+                page.screenshot(
+                    options.slider,
+                    scroll_to=page.sliders()[0].locator("xpath=ancestor::*[contains(@class, 'jp-Cell ')]"),
+                )
             for violation in page.axe() if options.axe else []:
                 print("axe:", violation)
             for error in page.errors():

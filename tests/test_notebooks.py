@@ -113,6 +113,13 @@ def test_solution_has_the_same_checks(path):
     assert any(f"solutions/{path.name}" in cell.source for cell in prose_cells(read(path))), "link the solution"
 
 
+@each_lesson
+def test_readme_lists_the_lesson(path):
+    """The README's table has the lesson under its number, with its title and a link to it."""
+    title = read(path).cells[0].source.splitlines()[0].removeprefix("# ").strip()
+    assert f"| [{path.name[:2]}](notebooks/{path.name}) | {title} |" in (ROOT / "README.md").read_text()
+
+
 class Page(HTMLParser):
     """What one piece of HTML links to, shows and names."""
 
