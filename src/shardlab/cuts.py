@@ -42,13 +42,13 @@ def _by_column(X, W, Y, n, parts, inner, outer, shown):
     whole = f"Y = {_call(outer, _several('Y', n, ' | '))}"
     joined = Y.split([part.shape[1] for part in parts], 1)
     yield [
-        _titled(f"X {list(X.shape)} whole on every shard", _pieces([X], None, "X", shown)),
+        _titled(f"X {list(X.shape)} whole on every shard", _pieces([X], None, "", shown)),
         _sign("@"),
-        _titled(f"W {list(W.shape)} cut by columns, dim=1", _pieces(W.tensor_split(n, 1), 1, "W", shown)),
+        _titled(f"W {list(W.shape)} cut by columns, dim=1", _pieces(W.tensor_split(n, 1), 1, "W_", shown)),
     ]
     yield [
-        _titled(f"Y_r = {_call(inner, 'X @ W_r')}", _pieces(parts, 1, "Y", shown, gap=14)),
-        _arrive(_sign("all_gather", "side by side"), _titled(whole, _pieces(joined, 1, "Y", shown, gap=0))),
+        _titled(f"Y_r = {_call(inner, 'X @ W_r')}", _pieces(parts, 1, "Y_", shown, gap=14)),
+        _arrive(_sign("all_gather", "side by side"), _titled(whole, _pieces(joined, 1, "shard ", shown, 0))),
     ]
 
 
@@ -56,16 +56,16 @@ def _by_row(X, W, Y, n, parts, inner, outer, shown):
     total = f"Y = {_call(outer, _several('P', n, ' + '))}"
     scale, small, sums = svg.largest([*parts, Y]), shown and n * Y.shape[1] <= 2 * LEGIBLE, []
     for rank, part in enumerate(parts):
-        drawn = _pieces([part], 1, "P", small, scale=scale, first=rank, most=260 if n <= 3 else 98)
+        drawn = _pieces([part], 1, "P_", small, scale=scale, first=rank, most=260 if n <= 3 else 98)
         sums.append(flow([_sign("+"), drawn], 4) if rank else drawn)
     yield [
-        _titled(f"X {list(X.shape)} cut by columns, dim=1", _pieces(X.tensor_split(n, 1), 1, "X", shown)),
+        _titled(f"X {list(X.shape)} cut by columns, dim=1", _pieces(X.tensor_split(n, 1), 1, "X_", shown)),
         _sign("@"),
-        _titled(f"W {list(W.shape)} cut by rows, dim=0", _pieces(W.tensor_split(n, 0), 0, "W", shown)),
+        _titled(f"W {list(W.shape)} cut by rows, dim=0", _pieces(W.tensor_split(n, 0), 0, "W_", shown)),
     ]
     yield [
         _titled(f"P_r = {_call(inner, 'X_r @ W_r')}", flow(sums, 6, page=PAGE)),
-        _arrive(_sign("all_reduce", "sum"), _titled(total, _pieces([Y], None, "Y", shown, scale=scale))),
+        _arrive(_sign("all_reduce", "sum"), _titled(total, _pieces([Y], None, "", shown, scale=scale))),
     ]
 
 
@@ -102,11 +102,11 @@ def _pieces(pieces, dim, name, shown, gap=6, scale=None, first=0, most=260):
     cell = _cell(pieces, dim, shown, most)
     drawn, empty = [], []
     for rank, piece in enumerate(pieces, first):
+        label = "every shard" if dim is None else f"{name}{rank}"
         if piece.numel():
-            label = f"{name}_{rank}" if dim is not None else "every shard"
             drawn.append(_piece(piece, cell, scale, shown, label, rank if dim is not None else None, dim))
         else:
-            empty.append(f"{name}_{rank}")
+            empty.append(label)
     whole = stack(drawn, gap) if dim == 0 else flow(drawn, gap, page=math.inf)
     if not empty:
         return whole
@@ -141,5 +141,6 @@ def _piece(piece, cell, scale, shown, name, rank, dim):
 
 
 def _fit(name, width):
-    """Shorten W_12 to 12, and 'every shard' to 'all', where there is no room for the whole."""
-    return name if CHAR * len(name) <= width - 4 else name.replace("every shard", "all").split("_")[-1]
+    """Shorten W_12 and 'shard 12' to 12, and 'every shard' to 'all', where there is no room for the whole."""
+    short = "all" if name == "every shard" else name.replace("_", " ").split()[-1]
+    return name if CHAR * len(name) <= width - 4 else short

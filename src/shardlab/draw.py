@@ -145,7 +145,7 @@ def _worst(sizes, want):
     if worst == torch.inf:
         return f"not finite at {at}"
     share = _percent(worst / (svg.largest([want]) or 1))
-    place = f" at {at}" if worst >= 1e-4 else ""  # the place of a rounding error is another one on another CPU
+    place = f" at {at}" if worst >= 1e-4 else ""  # rounding errors lie elsewhere on another CPU
     return f"largest error {svg.about(worst)}{place}, {share} of the largest value"
 
 
