@@ -37,6 +37,7 @@ def pair(group, parts, forward, backward):
 
 def copy(group, parts):
     """Forward: each shard takes the replicated value as it is. Backward: all-reduce. Megatron-LM's *f*."""
+    agree("copy", [part.shape for part in parts], "shape")
     return pair(
         group,
         parts,
@@ -80,18 +81,19 @@ def all_gather_partial(group, parts, dim):
         group,
         parts,
         forward=lambda xs: group.all_gather(xs, dim, sizes),
-        backward=lambda grads: group.reduce_scatter(grads, dim, sizes),
+        backward=lambda grads: group.reduce_scatter(met(group, "reduce_scatter", grads), dim, sizes),
     )
 
 
 def scatter(group, parts, dim):
     """Forward: each shard keeps its own slice of a replicated value. Backward: all-gather."""
+    agree("scatter", [part.shape for part in parts], "shape")
     sizes = split_sizes(parts[0].shape[dim], group.size)
     return pair(
         group,
         parts,
         forward=lambda xs: group.keep(xs, dim, sizes),
-        backward=lambda grads: group.all_gather(grads, dim, sizes),
+        backward=lambda grads: gathered(group, grads, dim, sizes),
     )
 
 
@@ -103,8 +105,8 @@ def reduce_scatter(group, parts, dim):
     return pair(
         group,
         parts,
-        forward=lambda xs: group.reduce_scatter(xs, dim, sizes),
-        backward=lambda grads: group.all_gather(grads, dim, sizes),
+        forward=lambda xs: group.reduce_scatter(countable("reduce_scatter", xs), dim, sizes),
+        backward=lambda grads: gathered(group, grads, dim, sizes),
     )
 
 
@@ -117,7 +119,9 @@ def all_to_all(group, parts, split_dim, concat_dim):
         group,
         parts,
         forward=lambda xs: group.all_to_all(xs, split_dim, split, concat_dim, concat_sizes),
-        backward=lambda grads: group.all_to_all(grads, concat_dim, concat_sizes, split_dim, split),
+        backward=lambda grads: group.all_to_all(
+            met(group, "all_to_all", grads), concat_dim, concat_sizes, split_dim, split
+        ),
     )
 
 
@@ -128,13 +132,32 @@ def broadcast(group, parts, src):
         group,
         parts,
         forward=lambda xs: group.broadcast(xs, src),
-        backward=lambda grads: group.reduce(grads, src),
+        backward=lambda grads: group.reduce(met(group, "broadcast", grads), src),
     )
 
 
 def summed(group, parts):
     agree("all_reduce", group.shapes("all_reduce sum", parts), "shape")
-    return group.all_reduce(parts)
+    return group.all_reduce(countable("all_reduce", parts))
+
+
+def gathered(group, grads, dim, sizes):
+    """The all-gather of a backward: its sizes are known from the forward."""
+    if sizes_along(group, "all_gather", grads, dim) != sizes:
+        raise ValueError(f"scatter along dim {dim} wants one value on every shard, but their sizes differ")
+    return group.all_gather(grads, dim, sizes)
+
+
+def met(group, collective, grads):
+    """The gradients, once it is clear that all shards came to the same collective."""
+    group.shapes(collective, grads)
+    return grads
+
+
+def countable(collective, parts):
+    if parts[0].dtype == torch.bool:
+        raise TypeError(f"{collective} of bools: count them with x_.int(), or ask for any with all_reduce(op='max')")
+    return parts
 
 
 def sizes_along(group, collective, parts, dim):

@@ -7,6 +7,7 @@ each process holds its own shard alone. The lesson's code is the same in both.
 import atexit
 import copy
 import os
+import socket
 from contextlib import contextmanager
 from datetime import timedelta
 from math import prod
@@ -248,7 +249,8 @@ def deal(devices, ranks, local):
                 f"{device} was asked for, but this machine shows torch {torch.cuda.device_count()} CUDA devices; "
                 "devices=['cpu'], or SHARDLAB_DEVICES=cpu, runs all shards on the CPU"
             )
-    devices = [torch.device("cuda", 0) if device == torch.device("cuda") else device for device in devices]
+    names = {"cpu": torch.device("cpu"), "cuda": torch.device("cuda", 0)}  # one name for each place
+    devices = [names.get(device.type, device) if not device.index else device for device in devices]
     if local:
         ranks = [int(os.environ.get("LOCAL_RANK", ranks[0]))]
     return [devices[rank % len(devices)] for rank in ranks]
@@ -262,7 +264,8 @@ def joined_world():
         own_gpu = 0 < int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
         nccl = own_gpu and dist.is_nccl_available() and os.environ.get("SHARDLAB_DEVICES", "cuda").startswith("cuda")
         if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:  # one host: nothing beyond loopback
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:  # Linux calls it lo, macOS lo0
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         if nccl:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if nccl else "gloo", timeout=TIMEOUT)

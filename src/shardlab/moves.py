@@ -10,6 +10,7 @@ from n copies of it, and `Shards` refuses to write into them in place.
 
 import torch
 import torch.distributed as dist
+from torch.cuda import comm
 
 
 class Group:
@@ -74,7 +75,7 @@ class OneProcess(Group):
     def sum(self, parts, device):
         """In rank order, into one new buffer."""
         if self.apart:
-            return torch.cuda.comm.reduce_add([part.contiguous() for part in parts], device.index)
+            return comm.reduce_add([part.contiguous() for part in parts], device.index)
         if self.size == 1:
             return parts[0].clone()
         if self.together:
@@ -97,7 +98,7 @@ class OneProcess(Group):
         if self.together:
             return torch.cat(parts, dim)
         if self.apart:
-            return torch.cuda.comm.gather(parts, dim, self.devices[0].index)
+            return comm.gather(parts, dim, self.devices[0].index)
         return torch.cat([part.to(self.devices[0]) for part in parts], dim)
 
     def everywhere(self, whole):
@@ -105,7 +106,7 @@ class OneProcess(Group):
         if self.together:
             return [whole, *[whole.detach() for _ in self.devices[1:]]]
         if self.apart:
-            return list(torch.cuda.comm.broadcast(whole.contiguous(), [device.index for device in self.devices]))
+            return list(comm.broadcast(whole.contiguous(), [device.index for device in self.devices]))
         here = {device: whole.to(device) for device in set(self.devices)}
         return [here[device].detach() for device in self.devices]
 
@@ -129,7 +130,13 @@ class OverRanks(Group):
         headers = [torch.empty_like(header) for _ in range(self.size)]
         if not self.staged:
             header, headers = header.to(parts[0].device), [h.to(parts[0].device) for h in headers]
-        dist.all_gather(headers, header, group=self.process_group)
+        try:
+            dist.all_gather(headers, header, group=self.process_group)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"shard {self.indices[0]} came to {collective}, but not every other shard did: one stopped with an "
+                "error of its own, or waits in another collective"
+            ) from error
         calls, dtypes, shapes = map(list, zip(*(read(header.tolist()) for header in headers), strict=True))
         agree("a collective", calls, "call")
         agree(collective, dtypes, "dtype")
@@ -189,15 +196,19 @@ def pad(part, dim, size):
     return torch.cat([part, part.new_zeros(shape)], dim) if shape[dim] else part
 
 
-CALLS = ["copy", "all_reduce sum", "all_reduce max", "all_gather", "scatter", "reduce_scatter", "all_to_all", "broadcast"]
-DTYPES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64 complex128".split()
+CALLS = ["all_reduce sum", "all_reduce max", "all_gather", "reduce_scatter", "all_to_all", "broadcast"]
+FLOATS = ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"]
+DTYPES = [*FLOATS, "int64", "int32", "int8", "uint8", "bool"]  # what gloo and nccl both carry
+DIMS = 8
 
 
 def describe(collective, part):
-    """What a rank is about to do, as eleven whole numbers: collective, dtype, number of dims, up to eight sizes."""
-    dtype = DTYPES.index(str(part.dtype).removeprefix("torch."))
-    sizes = [*part.shape, *[0] * (8 - part.dim())]
-    return torch.tensor([CALLS.index(collective), dtype, part.dim(), *sizes])
+    """What a rank is about to do, as whole numbers: collective, dtype, number of dims, sizes."""
+    dtype = str(part.dtype).removeprefix("torch.")
+    if dtype not in DTYPES or part.dim() > DIMS:
+        raise TypeError(f"{dtype} of {part.dim()} dims does not travel between ranks: {DTYPES}, up to {DIMS} dims, do")
+    sizes = [*part.shape, *[0] * (DIMS - part.dim())]
+    return torch.tensor([CALLS.index(collective), DTYPES.index(dtype), part.dim(), *sizes])
 
 
 def read(header):
