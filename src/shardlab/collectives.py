@@ -21,12 +21,8 @@ class Pair(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *grads):
-        recorder = ctx.group.note.recorder
-        recorder.phase = "backward"
-        try:
+        with ctx.group.note.recorder.backward():
             return None, None, None, *apart(ctx.back(grads))
-        finally:
-            recorder.phase = "forward"
 
 
 def pair(group, parts, forward, backward):

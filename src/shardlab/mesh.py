@@ -46,7 +46,7 @@ class Mesh:
         self.world = joined_world()
         self.axes = axes or {"tp": size if size is not None else self.world or 2}
         for axis, length in self.axes.items():
-            if not isinstance(length, int) or length < 1:
+            if type(length) is not int or length < 1:
                 raise ValueError(f"axis {axis!r} wants a whole number of shards from 1 up, not {length!r}")
         self.root, self.along = self, tuple(self.axes)
         total = prod(self.axes.values())
@@ -240,7 +240,7 @@ def deal(devices, ranks, local):
         named = os.environ.get("SHARDLAB_DEVICES")
         count = torch.cuda.device_count()
         devices = named.split(",") if named else [f"cuda:{i}" for i in range(count)] if count else ["cpu"]
-    devices = [torch.device(device) for device in devices]
+    devices = [torch.device(device.strip() if isinstance(device, str) else device) for device in devices]
     if not devices:
         raise ValueError("a mesh wants at least one device, such as devices=['cpu']")
     for device in devices:

@@ -1,5 +1,6 @@
 """The record: every collective that ran, forward and backward, with the bytes it moved."""
 
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ class Recorder:
 
     def __init__(self):
         self.open = []
-        self.phase = "forward"
+        self.phase = threading.local()  # of the thread: autograd has one for each CUDA device
 
     @contextmanager
     def recording(self):
@@ -73,6 +74,15 @@ class Recorder:
             yield traffic
         finally:
             self.open = [other for other in self.open if other is not traffic]
+
+    @contextmanager
+    def backward(self):
+        """What is noted in here, on this thread, belongs to a backward."""
+        self.phase.name = "backward"
+        try:
+            yield
+        finally:
+            self.phase.name = "forward"
 
     def note(self, axis, size, kept=True):
         return Note(self, axis, size, kept)
@@ -87,7 +97,7 @@ class Note:
     def __call__(self, name, part, payload):
         recorder = self.recorder
         if recorder.open and self.kept:
-            wire = ring_bytes(name, payload, self.size)
-            call = Call(name, self.axis, part.shape, part.dtype, payload, wire, recorder.phase)
+            wire, phase = ring_bytes(name, payload, self.size), getattr(recorder.phase, "name", "forward")
+            call = Call(name, self.axis, part.shape, part.dtype, payload, wire, phase)
             for traffic in recorder.open:
                 traffic.append(call)
