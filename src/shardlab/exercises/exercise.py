@@ -1,0 +1,127 @@
+"""`Exercise`: a task that shows itself, and a check that answers with a verdict and never raises."""
+
+import contextlib
+import inspect
+from dataclasses import dataclass
+from html import escape
+
+import torch
+
+from shardlab.exercises.verdict import UNSOLVED, Verdict
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A known wrong answer: its name, why it is wrong (with a hint), and ways to make it, each a tiny function."""
+
+    name: str
+    why: str
+    ways: tuple
+
+    def __init__(self, name, why, *ways):
+        for field, value in [("name", name), ("why", why), ("ways", ways)]:
+            object.__setattr__(self, field, value)
+
+
+class Wrong(Exception):
+    """What a check found, on its way to become a verdict."""
+
+    def __init__(self, mistake, message):
+        super().__init__(message)
+        self.mistake, self.message = mistake, message
+
+
+class Exercise:
+    """A task of the course. As the last expression of a cell it shows what is given and what is wanted;
+    `check(answer)` says whether an answer is right, and if not, which mistake it makes."""
+
+    takes = ()  # the names of the answer's arguments
+
+    def __init__(self, name, task, given, wanted):
+        self.name, self.task, self.given, self.wanted = name, task, given, wanted
+        self.__doc__ = repr(self)
+
+    def check(self, answer=None):
+        """Try `answer` and return a Verdict. A wrong answer never raises, whatever it does."""
+        return self.judge(lambda: self.inspect(answer))
+
+    def judge(self, inspect):
+        """Turn what happens into a verdict: a message, a `Wrong`, or any exception but a KeyboardInterrupt."""
+        with guarded():
+            try:
+                return Verdict(self.name, True, None, inspect())
+            except KeyboardInterrupt:
+                raise
+            except Wrong as wrong:
+                return Verdict(self.name, False, wrong.mistake, wrong.message)
+            except BaseException as error:  # SystemExit too: a check must not end the notebook
+                return Verdict(self.name, False, "an error", f"It ended in an error: {brief_error(error)}")
+
+    def inspect(self, answer):
+        """The message of a right answer; raises `Wrong` for any other."""
+        raise NotImplementedError
+
+    def signature(self):
+        return f"{self.name}({', '.join(self.takes)})"
+
+    def unsolved(self):
+        return Wrong(UNSOLVED, f"Write {self.signature()} in the cell above, run it, and check again.")
+
+    def callable(self, answer):
+        """Raise `Wrong` unless `answer` can be called with this exercise's arguments."""
+        if answer is None or answer is Ellipsis:
+            raise self.unsolved()
+        if not callable(answer):
+            raise Wrong(
+                "not a function",
+                f"The check wants the function itself and got a {type(answer).__name__}: "
+                f"hand it in without calling it, as in exercises.{self.name}.check({self.name}).",
+            )
+        try:
+            signature = inspect.signature(answer)
+        except (TypeError, ValueError):  # some built-in functions do not tell
+            return
+        try:
+            signature.bind(*self.takes)
+        except TypeError as error:
+            wants = f"It is called as {self.signature()}, and yours takes {signature}: {error}."
+            raise Wrong("wrong signature", wants) from error
+
+    def __repr__(self):
+        lines = [f"{self.name}: {self.task}", *(f"  given   {line}" for line in self.given), f"  wanted  {self.wanted}"]
+        return "\n".join(lines)
+
+    def _repr_html_(self):
+        rows = [("given", line) for line in self.given] + [("wanted", self.wanted)]
+        cells = "".join(
+            f'<tr style="text-align:left"><th scope="row">{head}</th><td>{escape(line)}</td></tr>'
+            for head, line in rows
+        )
+        return (
+            f"<div><p><strong>Exercise <code>{escape(self.signature())}</code></strong><br>{escape(self.task)}</p>"
+            f"<table><tbody>{cells}</tbody></table>"
+            f"<p>Check it with <code>exercises.{self.name}.check({self.name})</code></p></div>"
+        )
+
+
+@contextlib.contextmanager
+def guarded():
+    """Gradients on inside, and torch's global switches as they were afterwards."""
+    dtype = torch.get_default_dtype()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def brief_error(error):
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def seeded():
+    """A fresh generator: new numbers in every check, and the global one is left alone."""
+    generator = torch.Generator()
+    generator.seed()
+    return generator

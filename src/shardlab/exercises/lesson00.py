@@ -1,0 +1,157 @@
+"""Lesson 00: where shards live, and one line in which the rank matters."""
+
+import torch
+
+from shardlab.exercises import mistakes
+from shardlab.exercises.exercise import Exercise, Mistake, Wrong, brief_error, seeded
+from shardlab.exercises.split import Split
+from shardlab.exercises.verdict import UNSOLVED
+from shardlab.exercises.watch import WatchedMesh, everyone, world
+
+SUM_MISTAKES = [
+    Mistake(
+        "ranks from 0",
+        "Ranks count from 0, so shard 0 weighs nothing here: the weights wanted are 1, 2, …, n.",
+        lambda mesh, X: mesh.all_reduce(mesh.rank * X),
+    ),
+    Mistake(
+        "no weights",
+        "Every shard adds the same X: the line does not depend on the rank yet. See mesh.rank.",
+        lambda mesh, X: mesh.all_reduce(X),
+    ),
+    mistakes.no_reduce(
+        lambda mesh, X: (mesh.rank + 1) * X,
+    ),
+    Mistake(
+        "weights after the sum",
+        "The weight comes after the reduction, so every shard ends with a number of its own.",
+        lambda mesh, X: (mesh.rank + 1) * mesh.all_reduce(X),
+    ),
+    mistakes.gather_for_reduce(
+        lambda mesh, X: mesh.all_gather((mesh.rank + 1) * X, dim=0),
+        lambda mesh, X: mesh.all_gather((mesh.rank + 1) * X, dim=1),
+    ),
+    mistakes.mean_for_sum(
+        lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * X) / mesh.size,
+    ),
+    mistakes.max_for_sum(
+        lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * X, op="max"),
+    ),
+    mistakes.reducing_twice(
+        lambda mesh, X: mesh.all_reduce(mesh.all_reduce((mesh.rank + 1) * X)),
+    ),
+    Mistake(
+        "no communication",
+        "The number is right, since n and X are known everywhere here, but the exercise is about the sum over "
+        "shards: one all_reduce.",
+        lambda mesh, X: X * (mesh.size * (mesh.size + 1) / 2),
+    ),
+    mistakes.missing_backward(
+        lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * X),
+    ),
+    mistakes.reduced_again(
+        lambda mesh, X: mesh.copy(mesh.all_reduce((mesh.rank + 1) * X)),
+        lambda mesh, X: mesh.copy(mesh.all_reduce((mesh.rank + 1) * mesh.copy(X))),
+    ),
+]
+
+weighted_sum = Split(
+    "weighted_sum",
+    "Shard r adds (r + 1) X to a common sum, X + 2 X + … + n X: one line with mesh.rank and one all_reduce.",
+    given={"X": ("B K", "replicated")},
+    wanted="the sum: [B, K], the same on every shard",
+    sizes=lambda n, integer: [{"B": integer(2, 3), "K": integer(4, 6)}],
+    dense=lambda n, X: sum((r + 1) * X for r in range(n)),
+    right=lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * mesh.copy(X)),
+    mistakes=SUM_MISTAKES,
+)
+
+
+class ReportDevices(Exercise):
+    """Where does each shard live? Asked on meshes with two kinds of device, one of them torch's 'meta' (it holds
+    shapes and no numbers), so that a wrong answer fails on a machine with a CPU alone."""
+
+    takes = ("mesh", "X")
+    mistakes = [
+        Mistake("the device of X itself", "X is the plain tensor, in one place; the shards made of it live elsewhere."),
+        Mistake("not a list", "One string a shard is wanted, in a list, also where all are the same."),
+        Mistake("devices, not strings", "These are torch.device objects: str(device) gives the text."),
+        Mistake("each device once", "Each device is named once, and one string a shard is wanted."),
+        Mistake("out of order", "The strings are right and their order is not: shard 0 first, then shard 1, …"),
+        Mistake("not placed", "The list is right, but X was never placed: ask the shards of mesh.replicate(X)."),
+        Mistake("only a piece on each shard", "X was cut, and all of it is wanted on every shard."),
+    ]
+
+    def __init__(self):
+        super().__init__(
+            "report_devices",
+            "Place X on every shard of the mesh, and say on which device each shard of it lives.",
+            given=["mesh: a Mesh", "X: [B, K], a plain tensor"],
+            wanted="a list of strings, such as ['cpu', 'cpu']: one a shard, in the order of the ranks",
+        )
+
+    def inspect(self, answer):
+        self.callable(answer)
+        meshes = [WatchedMesh()] if world() else [mixed("cpu meta meta"), mixed("meta cpu"), WatchedMesh(4)]
+        X = torch.randn(2, 5, generator=seeded(), device="cpu")
+        for ranks in zip(*everyone([self.look(answer, mesh, X) for mesh in meshes]), strict=True):
+            for mistake in filter(None, ranks):
+                raise self.unsolved() if mistake[0] == UNSOLVED else Wrong(*mistake)
+        return f"Right on {len(meshes)} meshes." if not world() else f"Right on {world()} ranks."
+
+    def look(self, answer, mesh, X):
+        """The first mistake on one mesh, as (name, message), or None."""
+        try:
+            got = answer(mesh, X)
+        except KeyboardInterrupt:
+            raise
+        except NotImplementedError as error:
+            return ("an error", brief_error(error)) if "meta tensor" in str(error) else (UNSOLVED, "")
+        except BaseException as error:
+            return "an error", f"On the devices {names(mesh)} it ends in {brief_error(error)}"
+        if got is None or got is Ellipsis:
+            return UNSOLVED, ""
+        mistake = self.compare(got, names(mesh), mesh, X)
+        if mistake is None:
+            return None
+        why = next((known.why for known in self.mistakes if known.name == mistake), "")
+        return mistake, f"{why} On {shown(names(mesh))} the answer is {shown(got)}.".strip()
+
+    def compare(self, got, want, mesh, X):
+        if not isinstance(got, (list, tuple)):
+            return "not a list"
+        got = list(got)
+        if any(isinstance(item, torch.device) for item in got):
+            return "devices, not strings"
+        if not all(isinstance(item, str) for item in got):
+            return "not a list"
+        if got != want:
+            if len(want) > 1 and got == [str(X.device)] * len(want):
+                return "the device of X itself"
+            if len(got) < len(want) and sorted(got) == sorted(set(want)):
+                return "each device once"
+            return "out of order" if sorted(got) == sorted(want) else "other devices"
+        if not mesh.placed:
+            return "not placed"
+        if not any(tensor.shape == X.shape for x_ in mesh.placed for tensor in x_.shards):
+            return "only a piece on each shard"
+        return None
+
+
+def mixed(devices):
+    devices = devices.split()
+    return WatchedMesh(len(devices), devices=devices)
+
+
+def names(mesh):
+    return [str(device) for device in mesh.devices]
+
+
+def shown(value):
+    try:
+        return f"{value!r:.100}"
+    except Exception:
+        return f"a {type(value).__name__}"
+
+
+report_devices = ReportDevices()

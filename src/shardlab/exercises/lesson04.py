@@ -1,0 +1,182 @@
+"""Lesson 04: a width that does not divide, cut as it is or padded."""
+
+from torch.nn import functional as F
+
+from shardlab.exercises import mistakes
+from shardlab.exercises.exercise import Mistake
+from shardlab.exercises.mistakes import interleaved
+from shardlab.exercises.split import Split
+from shardlab.shards import Shards
+
+
+def uneven_sizes(n, integer):
+    """Widths that n does not divide: at random; n + 1, of which torch.chunk makes fewer than n pieces; fewer columns
+    than shards; and a square W, so that W.T also fits."""
+    N = n * integer(1, 2) + (integer(1, n - 1) if n > 1 else 0)
+    sizes = [{"B": 2, "K": integer(8, 10), "N": N}, {"B": 3, "K": n + 1, "N": n + 1}]
+    return [*sizes, {"B": 2, "K": 5, "N": n - 1}] if n > 1 else sizes
+
+
+def kept(mesh, N):
+    """How many of N columns are left when every shard takes N // n."""
+    return N // mesh.size * mesh.size
+
+
+def chunked(mesh, W):
+    """torch.chunk makes pieces of equal size while there are columns: 5 in 4 chunks are 2 + 2 + 1."""
+    return Shards([W.chunk(mesh.size, dim=1)[rank] for rank in mesh.ranks], mesh)
+
+
+def padded(mesh, W, fill=0.0):
+    """W with columns of `fill` up to a width that divides, and cut."""
+    return mesh.shard(F.pad(W, (0, -W.shape[1] % mesh.size), value=fill), dim=1)
+
+
+COMMON_MISTAKES = [
+    mistakes.no_gather(
+        lambda mesh, X, W: X @ mesh.shard(W, dim=1),
+        lambda mesh, X, W: X @ padded(mesh, W),
+        lambda mesh, X, W: (X @ padded(mesh, W))[:, : W.shape[1]],
+    ),
+    mistakes.gather_on_the_wrong_dim(
+        lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=1), dim=0),
+        lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=0),
+        lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=0)[:, : W.shape[1]],
+    ),
+    mistakes.reduce_for_gather(
+        lambda mesh, X, W: mesh.all_reduce(X @ mesh.shard(W, dim=1)),
+        lambda mesh, X, W: mesh.all_reduce(X @ padded(mesh, W)),
+        lambda mesh, X, W: mesh.all_reduce(X @ padded(mesh, W))[:, : W.shape[1]],
+    ),
+    mistakes.wrong_order(
+        lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=1), dim=1).flip(1),
+        lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1).flip(1)[:, : W.shape[1]],
+        lambda mesh, X, W: interleaved(mesh.all_gather(X @ padded(mesh, W), dim=1), mesh.size)[:, : W.shape[1]],
+    ),
+    Mistake(
+        "chunk loses shards",
+        "torch.chunk(4) cuts 5 columns into 2 + 2 + 1, so one shard has no piece: torch.tensor_split makes n, always.",
+        lambda mesh, X, W: mesh.all_gather(X @ chunked(mesh, W), dim=1),
+        lambda mesh, X, W: mesh.all_gather(X @ Shards(list(W.chunk(mesh.size, dim=1)), mesh), dim=1),
+        lambda mesh, X, W: Shards([list(W.chunk(mesh.size, dim=1))[rank] for rank in mesh.ranks], mesh),
+    ),
+    Mistake(
+        "the tail dropped",
+        "Every shard takes N // n columns, and the last N % n columns of W are left out.",
+        lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W[:, : kept(mesh, W.shape[1])], dim=1), dim=1),
+        lambda mesh, X, W: F.pad(
+            mesh.all_gather(X @ mesh.shard(W[:, : kept(mesh, W.shape[1])], dim=1), dim=1),
+            (0, W.shape[1] - kept(mesh, W.shape[1])),
+        ),
+    ),
+    Mistake(
+        "padding left on",
+        "The columns that were added to W are still in y: cut them off at the end.",
+        lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1),
+    ),
+    Mistake(
+        "trimmed on the wrong side",
+        "The padding is at the end, and the first columns were cut off.",
+        lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1)[:, -W.shape[1] :],
+    ),
+    mistakes.baseline(
+        lambda mesh, X, W: X @ mesh.replicate(W),
+        lambda mesh, X, W: X @ mesh.all_gather(mesh.shard(W, dim=1), dim=1),
+        lambda mesh, X, W: mesh.all_gather(mesh.scatter(X @ mesh.replicate(W), dim=1), dim=1),
+    ),
+    mistakes.transposed(
+        lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W.T, dim=1), dim=1),
+        lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=0).T, dim=1),
+        lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W.T), dim=1)[:, : W.shape[1]],
+    ),
+    Mistake(
+        "cut by rows",
+        "W was cut by rows, so that its pieces no longer fit X: this layer splits by columns, dim 1.",
+        lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=0), dim=1),
+        lambda mesh, X, W: mesh.all_reduce(X @ mesh.shard(W, dim=0)),
+        lambda mesh, X, W: X @ mesh.shard(W, dim=0),
+    ),
+    Mistake(
+        "W not placed",
+        "W is a plain tensor, and X is a Shards: each shard must be told which part of W is its own.",
+        lambda mesh, X, W: X @ W,
+    ),
+]
+
+UNEVEN_MISTAKES = [
+    *COMMON_MISTAKES,
+    Mistake(
+        "padding on the wire",
+        "y is right, but its columns were padded, multiplied and sent: this time the shards are to be uneven.",
+        lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1)[:, : W.shape[1]],
+    ),
+    mistakes.missing_backward(
+        lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=1), dim=1),
+    ),
+    mistakes.reduced_again(
+        lambda mesh, X, W: mesh.all_gather(mesh.copy(X) @ mesh.shard(W, dim=1), dim=1, grad="partial"),
+        lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=1), dim=1, grad="partial"),
+        lambda mesh, X, W: mesh.copy(mesh.all_gather(mesh.copy(X) @ mesh.shard(W, dim=1), dim=1)),
+        lambda mesh, X, W: mesh.copy(mesh.all_gather(X @ mesh.shard(W, dim=1), dim=1)),
+    ),
+]
+
+PADDED_MISTAKES = [
+    *COMMON_MISTAKES,
+    Mistake(
+        "not padded",
+        "y is right, but the shards that are gathered are not all of one size: pad W first.",
+        lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=1), dim=1),
+    ),
+    mistakes.missing_backward(
+        lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1)[:, : W.shape[1]],
+    ),
+    mistakes.reduced_again(
+        lambda mesh, X, W: mesh.all_gather(mesh.copy(X) @ padded(mesh, W), dim=1, grad="partial")[:, : W.shape[1]],
+        lambda mesh, X, W: mesh.copy(mesh.all_gather(mesh.copy(X) @ padded(mesh, W), dim=1))[:, : W.shape[1]],
+        lambda mesh, X, W: mesh.copy(mesh.all_gather(mesh.copy(X) @ padded(mesh, W), dim=1)[:, : W.shape[1]]),
+        lambda mesh, X, W: mesh.copy(mesh.all_gather(X @ padded(mesh, W), dim=1)[:, : W.shape[1]]),
+    ),
+    Mistake(
+        "padding is not zero",
+        "y is right, since the padding is cut off. But it holds values, and whatever sums over W (its norm, "
+        "weight decay) will count them: pad with zeros.",
+        lambda mesh, X, W: mesh.all_gather(mesh.copy(X) @ padded(mesh, W, fill=1.0), dim=1)[:, : W.shape[1]],
+    ),
+    Mistake(
+        "padding gets a gradient",
+        "y is right, since the padding is zero. But it takes part in y, so it gets a gradient, and an optimizer "
+        "would move it away from zero: cut it off before anything uses it.",
+        lambda mesh, X, W: with_padding_in_a_sum(mesh.all_gather(mesh.copy(X) @ padded(mesh, W), dim=1), W.shape[1]),
+    ),
+]
+
+
+def with_padding_in_a_sum(y_, N):
+    return y_[:, :N] + y_[:, N:].sum(1, keepdim=True)
+
+
+uneven_linear = Split(
+    "uneven_linear",
+    "y = X @ W with W cut by columns, where n does not divide N: shards of unequal width, no padding. Every "
+    "shard ends with all of y.",
+    given={"X": ("B K", "replicated"), "W": ("K N", "plain")},
+    wanted="y: [B, N], the same on every shard",
+    sizes=uneven_sizes,
+    dense=lambda n, X, W: X @ W,
+    right=lambda mesh, X, W: mesh.all_gather(mesh.copy(X) @ mesh.shard(W, dim=1), dim=1),
+    mistakes=UNEVEN_MISTAKES,
+)
+
+padded_linear = Split(
+    "padded_linear",
+    "y = X @ W where n does not divide N: pad W with columns of zeros, so that all shards have one width; "
+    "multiply, gather, and cut the padding off. Every shard ends with all of y.",
+    given={"X": ("B K", "replicated"), "W": ("K N", "plain")},
+    wanted="y: [B, N], the same on every shard; the all_gather moves n equal shards; the padding's gradient is zero",
+    sizes=uneven_sizes,
+    dense=lambda n, X, W: X @ W,
+    right=lambda mesh, X, W: mesh.all_gather(mesh.copy(X) @ padded(mesh, W), dim=1)[:, : W.shape[1]],
+    mistakes=PADDED_MISTAKES,
+    exact_bytes=True,
+)

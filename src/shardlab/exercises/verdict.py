@@ -1,0 +1,45 @@
+"""`Verdict`: what a check says about an answer."""
+
+from dataclasses import dataclass
+from html import escape
+
+UNSOLVED = "not solved yet"
+BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`passed`, the short name of the `mistake` (None if there is none, or none that is known), and a `message`.
+
+    >>> Verdict("row_linear", True, None, "Right.")
+    ✓ row_linear: Right.
+    """
+
+    exercise: str
+    passed: bool
+    mistake: str | None
+    message: str
+
+    def __bool__(self):
+        return self.passed
+
+    def _look(self):
+        """A sign, words and a colour: each alone says how it went."""
+        if self.passed:
+            return "✓", "passed", GREEN
+        if self.mistake == UNSOLVED:
+            return "…", UNSOLVED, BLUE
+        return "✗", "not yet" if self.mistake is None else f"not yet: {self.mistake}", VERMILION
+
+    def __repr__(self):
+        sign, words, _ = self._look()
+        middle = "" if self.passed else f" {words}."
+        return f"{sign} {self.exercise}:{middle} {self.message}"
+
+    def _repr_html_(self):
+        sign, words, colour = self._look()
+        return (
+            f'<div style="border-left:4px solid {colour};padding:2px 10px;margin:4px 0">'
+            f'<strong><span aria-hidden="true">{sign} </span>{escape(self.exercise)}: {escape(words)}</strong><br>'
+            f"{escape(self.message)}</div>"
+        )

@@ -1,0 +1,204 @@
+"""Run an answer once on a mesh, and see everything that can be seen: values, communication, work, gradients."""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from shardlab.exercises.exercise import brief_error
+from shardlab.exercises.verdict import UNSOLVED
+from shardlab.mesh import Mesh
+from shardlab.shards import Shards
+
+PLACE = {
+    "replicated": lambda mesh, tensor: mesh.replicate(tensor),
+    "by columns": lambda mesh, tensor: mesh.shard(tensor, dim=1),
+    "by rows": lambda mesh, tensor: mesh.shard(tensor, dim=0),
+    "plain": lambda mesh, tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad),
+}
+
+
+@dataclass
+class Case:
+    """One set of inputs: a number of shards, the plain tensors, how each is placed, and the cotangent of y."""
+
+    n: int
+    tensors: dict
+    placing: dict
+    cotangent: torch.Tensor
+
+
+@dataclass
+class Seen:
+    """What an answer did in one case. Lists run over all shards, also over those of other ranks."""
+
+    trouble: tuple | None = None  # (mistake, message): it did not get as far as a value
+    values: list = field(default_factory=list)
+    forward: list = field(default_factory=list)  # the calls recorded
+    backward: list = field(default_factory=list)
+    flops: int = 0
+    placed: int = 0  # how many numbers it placed with mesh.shard and mesh.replicate
+    grads: dict = field(default_factory=dict)  # name -> a gradient a shard
+
+
+class WatchedMesh(Mesh):
+    """A mesh that remembers what was placed on it."""
+
+    def __init__(self, *args, **options):
+        self.placed = []
+        super().__init__(*args, **options)
+
+    def shard(self, tensor, dim):
+        return self._remember(super().shard(tensor, dim))
+
+    def replicate(self, tensor):
+        return self._remember(super().replicate(tensor))
+
+    def _remember(self, x_):
+        self.placed.append(x_)
+        return x_
+
+
+class Work(TorchDispatchMode):
+    """Counts the floating-point operations of matrix products (nothing else matters beside them)."""
+
+    def __init__(self):
+        super().__init__()
+        self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls):  # True, the default, imports torch's compiler, and costs the first check a second
+        return False
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if name in ("mm", "bmm", "addmm", "baddbmm"):
+            left = args[1] if name in ("addmm", "baddbmm") else args[0]
+            self.flops += 2 * result.numel() * left.shape[-1]
+        return result
+
+
+def world():
+    """The number of ranks under torch.distributed, 0 in one process."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 0
+
+
+def everyone(value):
+    """`value` of every rank, in rank order; [value] in one process."""
+    if not world():
+        return [value]
+    values = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def watch(answer, case, gradients):
+    """Run `answer` on `case`; what all the ranks saw, as one `Seen`."""
+    mesh = WatchedMesh() if world() else WatchedMesh(case.n)
+    return merge(everyone(watch_here(answer, mesh, case, gradients)))
+
+
+def watch_here(answer, mesh, case, gradients):
+    seen = Seen()
+    plain = {name: tensor.clone().requires_grad_(gradients) for name, tensor in case.tensors.items()}
+    given = {name: PLACE[case.placing[name]](mesh, tensor) for name, tensor in plain.items()}
+    before = {name: [tensor.clone() for tensor in tensors_of(x_)] for name, x_ in given.items()}
+    mesh.placed.clear()
+    try:
+        with mesh.record() as calls:
+            with Work() as work, torch.enable_grad():
+                y_ = answer(mesh, *given.values())
+            seen.flops, seen.placed = work.flops, sum(t.numel() for x_ in mesh.placed for t in x_.shards)
+            seen.forward = list(calls)
+            seen.trouble = nonsense(y_, mesh, bool(calls)) or changed(given, before)
+            if seen.trouble is None:
+                seen.values = [tensor.detach().cpu().clone() for tensor in y_.shards]
+                if gradients and all(tensor.shape == case.cotangent.shape for tensor in y_.shards):
+                    backward(y_, mesh, case.cotangent)
+            seen.backward = [call for call in calls if call.phase == "backward"]
+        if gradients:
+            seen.grads = {name: grads_of(x_) for name, x_ in given.items() if isinstance(x_, Shards)}
+            if "plain" in case.placing.values():
+                look_at_columns(seen, given, mesh, case)
+    except KeyboardInterrupt:
+        raise
+    except NotImplementedError as error:
+        torch_itself = str(error).startswith("shard ")
+        seen.trouble = ("an error", brief_error(error)) if torch_itself else (UNSOLVED, "")
+    except BaseException as error:
+        seen.trouble = ("an error", brief_error(error))
+    return seen
+
+
+def nonsense(y_, mesh, communicated):
+    """Why this is no answer at all, as (mistake, message), or None."""
+    if y_ is None and communicated:
+        return "no return", "The function communicates and then returns nothing: a `return` is missing."
+    if y_ is None or y_ is Ellipsis:
+        return UNSOLVED, ""
+    if isinstance(y_, torch.Tensor):
+        return "a plain tensor", (
+            f"The function returns a plain tensor of shape {list(y_.shape)}, and the answer is a Shards, "
+            "with the whole result on every shard: compute on the Shards themselves."
+        )
+    if not isinstance(y_, Shards):
+        return "not a Shards", f"The function returns a {type(y_).__name__}, and the answer is a Shards."
+    if getattr(y_.mesh, "root", None) is not mesh.root:
+        return "another mesh", "The result lives on another mesh than the one given: use the argument `mesh`."
+    shards = y_.shards
+    if not isinstance(shards, (list, tuple)) or not all(isinstance(tensor, torch.Tensor) for tensor in shards):
+        return "not a Shards", "The result's shards are not tensors."
+    if len(shards) != len(mesh.ranks):
+        return "shards lost", f"The result has {len(shards)} shards, and the mesh has {len(mesh.ranks)}."
+    for rank, device, tensor in zip(mesh.ranks, mesh.devices, shards, strict=True):
+        if tensor.device != device:
+            return "wrong device", f"Shard {rank} of the result is on {tensor.device}, and its place is {device}."
+    return None
+
+
+def changed(given, before):
+    """An argument that is no longer what it was, as (mistake, message), or None."""
+    for name, x_ in given.items():
+        if not all(torch.equal(now, then) for now, then in zip(tensors_of(x_), before[name], strict=True)):
+            return "arguments changed", f"{name} was changed in place, and others may still need it: make a new value."
+    return None
+
+
+def tensors_of(x_):
+    return [tensor.detach() for tensor in (x_.shards if isinstance(x_, Shards) else [x_])]
+
+
+def backward(y_, mesh, cotangent):
+    if all(tensor.requires_grad for tensor in y_.shards):
+        torch.autograd.backward(list(y_.shards), [cotangent.to(device) for device in mesh.devices])
+
+
+def grads_of(x_):
+    return [None if t.grad is None else t.grad.detach().cpu() for t in x_.shards]
+
+
+def look_at_columns(seen, given, mesh, case):
+    """A plain W is placed by the answer itself: its own leaves hold the gradient. Kept as they are, for `merge`."""
+    for name, tensor in given.items():
+        if not isinstance(tensor, Shards):
+            leaves = [leaf for x_ in mesh.placed for leaf in x_.shards] + [tensor]
+            seen.grads[name] = [
+                (leaf.detach().cpu(), leaf.grad.cpu())
+                for leaf in leaves
+                if leaf.grad is not None and leaf.dim() == 2 and len(leaf) == len(tensor)
+            ]
+
+
+def merge(ranks):
+    """One `Seen` of all ranks'. (Each saw its own shards; in one process there is nothing to merge.)"""
+    whole = ranks[0]
+    for other in ranks[1:]:
+        whole.trouble = whole.trouble or other.trouble
+        whole.values += other.values
+        whole.flops += other.flops
+        whole.placed += other.placed
+        for name in whole.grads:
+            whole.grads[name] += other.grads.get(name, [])
+    return whole
