@@ -5,26 +5,48 @@ labs.split()                                the same picture, under sliders
 labs.split_result(how="row", shards=3)      the numbers behind it
 """
 
-from shardlab.labs.lab01_split import seed_data, split, split_picture, split_result
+from shardlab.labs.lab import Lab
+from shardlab.labs.lab00_devices import devices, devices_picture, devices_result, draw_devices
+from shardlab.labs.lab01_split import draw_split, seed_data, split, split_picture, split_result
 from shardlab.labs.lab02_before_reduction import (
     activation_error,
     before_reduction,
     before_reduction_picture,
     before_reduction_result,
+    draw_before_reduction,
 )
+from shardlab.labs.lab03_tolerance import draw_tolerance, tolerance_picture, tolerance_result
 from shardlab.labs.lab03_tolerance import tolerance_lab as tolerance
-from shardlab.labs.lab03_tolerance import tolerance_picture, tolerance_result
+from shardlab.labs.lab04_uneven import draw_uneven, uneven, uneven_picture, uneven_result
+from shardlab.labs.predicting import predict
+
+LABS = {  # name: (the lab, its drawing, the state to start from and the changes to it that a benchmark goes through)
+    "devices": (devices, draw_devices, [{}, {"shards": 16}, {"gpus": 8, "shards": 16}]),
+    "split": (split, draw_split, [{}, {"how": "row", "when": "before", "shards": 16}, {"inner": 64, "outer": 64}]),
+    "before_reduction": (before_reduction, draw_before_reduction, [{}, {"scale": 2.0}, {"activation": "tanh"}]),
+    "tolerance": (tolerance, draw_tolerance, [{}, {"dtype": "bfloat16", "shards": 64}, {"K": 16384}]),
+    "uneven": (uneven, draw_uneven, [{}, {"way": "pad", "shards": 7}, {"way": "chunk", "width": 64, "shards": 15}]),
+}
 
 __all__ = [
+    "LABS",
+    "Lab",
     "activation_error",
-    "before_reduction",
-    "before_reduction_picture",
-    "before_reduction_result",
+    "predict",
     "seed_data",
+    "devices",
+    "devices_picture",
+    "devices_result",
     "split",
     "split_picture",
     "split_result",
+    "before_reduction",
+    "before_reduction_picture",
+    "before_reduction_result",
     "tolerance",
     "tolerance_picture",
     "tolerance_result",
+    "uneven",
+    "uneven_picture",
+    "uneven_result",
 ]

@@ -62,8 +62,8 @@ def _band(xs, ys, bins=40):
 
 
 def _grid(x, across, y, up):
-    parts = [rect(LEFT, TOP, WIDE, TALL, stroke="#888"), text(LEFT, 16, "error", "start", font_weight=700)]
-    parts.append(text(LEFT + WIDE / 2, TOP + TALL + 40, "size of the entry", font_weight=700))
+    parts = [rect(LEFT, TOP, WIDE, TALL, stroke="#888"), text(LEFT, 16, "error of the entry", "start", font_weight=700)]
+    parts.append(text(LEFT + WIDE / 2, TOP + TALL + 40, "size of the entry, |y|", font_weight=700))
     for power in range(across[0], across[1] + 1):
         parts.append(text(x(10.0**power), TOP + TALL + 18, f"{10.0**power:g}"))
     parts.append(text(LEFT - 8, TOP + TALL + 4, "0", "end"))

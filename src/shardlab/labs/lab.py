@@ -8,7 +8,7 @@ import ipywidgets as widgets
 import torch
 from IPython.display import HTML
 
-__all__ = ["HTML", "Lab", "below", "menu", "said", "slider", "steps", "switch"]
+__all__ = ["HTML", "Lab", "below", "menu", "said", "slider", "steps", "switch", "trouble"]
 
 
 class Lab(widgets.VBox):
@@ -26,21 +26,30 @@ class Lab(widgets.VBox):
     def __init__(self, controls, draw):
         self.controls, self.draw = controls, draw
         self.screen = widgets.HTML(layout=widgets.Layout(width="100%", overflow="auto hidden"))
-        columns = widgets.Layout(grid_template_columns="repeat(auto-fill, 268px)", grid_gap="2px 8px")
+        columns = widgets.Layout(
+            grid_template_columns="repeat(auto-fill, 268px)", grid_gap="2px 8px", align_items="center"
+        )
         super().__init__([widgets.GridBox([*controls.values()], layout=columns), self.screen])
-        for control in controls.values():
-            control.observe(self.redraw, "value")
         self.redraw()
+        for control in controls.values():
+            control.observe(self.changed, "value")
 
     @property
     def state(self):
         """The value of each control, by name."""
         return {name: control.value for name, control in self.controls.items()}
 
-    def redraw(self, _change=None):
+    def redraw(self):
         """Draw the picture of the state as it is now."""
         with one_thread():
             self.screen.value = self.draw(**self.state)
+
+    def changed(self, _change):
+        """Redraw, or say what went wrong: nobody sees what an observer raises."""
+        try:
+            self.redraw()
+        except Exception as error:
+            self.screen.value = trouble(error)
 
     def __repr__(self):
         return f"Lab({', '.join(f'{name}={value!r}' for name, value in self.state.items())})"
@@ -96,6 +105,11 @@ def said(good, verdict, more=""):
         f'<p style="margin:6px 0;padding:2px 10px;border-left:4px solid {colour};line-height:1.5">'
         f"<b>{mark}{escape(verdict)}</b> {escape(more)}</p>"
     )
+
+
+def trouble(error):
+    """An exception, as HTML."""
+    return said(False, f"{type(error).__name__}:", str(error))
 
 
 def below(error, floor=0.0):

@@ -69,7 +69,7 @@ def verdict(name, errors, shards):
         trend = f"and it saturates: from 8 to 16 shards it changes by {abs(more):.0f} %."
     if more < -10:
         trend = f"and it shrinks: from 8 to 16 shards it becomes {-more:.0f} % smaller."
-    return said(False, f"{name} on {shards} shards: {error:.0%} wrong,", trend)
+    return said(False, f"{name} on {shards} shards: {100 * error:.0f} % wrong,", trend)
 
 
 def before_reduction_picture(activation="gelu", shards=4, scale=1.0):

@@ -93,7 +93,9 @@ def draw_tolerance(dtype, K, shards, order, answer):
 def ours(ran, right):
     passed = ran.passed
     verdict = "Our tolerance passes it." if passed else "Our tolerance rejects it."
-    worst = f"The worst entry uses {ran.reach:.0%} of what it is allowed."
+    shares = {0.01: "less than a hundredth", 0.1: "less than a tenth", 0.5: "less than half", 1: "more than half"}
+    share = next((words for share, words in shares.items() if ran.reach <= share), f"{ran.reach:.0f} times")
+    worst = f"The worst entry is off by {share} of what it is allowed."
     if passed and not right:
         worst += " The mistake hides below the rounding of this dtype: no tolerance can see it here."
     return said(passed == right, verdict, worst)
