@@ -12,11 +12,15 @@ rounded to the short type, which adds
 
     u (Σ|P_i| + Σ|S_i| + |Y|).
 
-The first bound is probabilistic with room to spare, the second is certain: neither rejects a correct split. Both speak
-of the worst element, so two figures are held against them. The *largest* error, element by element: it catches a
-single wrong element, which a mean would let through. And the *root mean square*, against 3/4 of that of the tolerance:
-it catches an error of nearly the tolerance in every element. No roundings reach it together, since |u·value| is half a
-unit in the last place only just above a power of two; over all values its root mean square is 1/√2 of that.
+The first bound is probabilistic with room to spare, the second is certain: neither rejects a correct split. (Long sums
+of *equal* numbers are the exception: all their roundings go one way, and add up like K. So test with random numbers,
+not with ones.)
+
+Both bounds speak of the worst element, so two figures are held against them. The *largest* error, element by element:
+it catches a single wrong element, which a mean would let through. And the *root mean square*, against 3/4 of that of
+the tolerance: it catches an error of nearly the tolerance in every element. No roundings reach it together, since
+|u·value| is half a unit in the last place only just above a power of two; over all values its root mean square is 1/√2
+of that.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,181 @@
+"""A tolerance must never reject a correct split, and always reject a wrong one. Both are shown over many cases."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import gelu
+
+from shardlab import Mesh
+from shardlab.compare import assert_close, compare, dense, errors, tolerance
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+CPU = ["cpu"]
+
+
+def distributions(shape, generator):
+    normal = torch.randn(shape, generator=generator)
+    yield normal
+    yield torch.rand(shape, generator=generator)
+    yield normal + 5
+    yield normal * (torch.rand(shape, generator=generator) < 0.1)
+    yield normal.exp() * torch.randn(shape, generator=generator).sign()
+
+
+def split_sum(X, W, n):
+    """The all-reduce of a row split, by hand: partial sums added in rank order, in X's dtype."""
+    total = 0
+    for x, w in zip(X.tensor_split(n, 1), W.tensor_split(n, 0), strict=True):
+        total = total + x @ w
+    return total
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_correct_split_is_rejected(dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    cases = 0
+    while cases < 200:
+        K = int(2 ** (16 * torch.rand((), generator=generator).item() ** 1.5))
+        n = int(torch.randint(1, 65, (), generator=generator))
+        rows, columns = torch.randint(1, 9, (2,), generator=generator).tolist()
+        W = (torch.randn(K, columns, generator=generator) / K**0.5).to(dtype)
+        for X in distributions((rows, K), generator):
+            X = X.to(dtype)
+            result = split_sum(X, W, n)
+            assert compare(result, X, W, parts=n).passed, (K, n, rows, columns, compare(result, X, W, parts=n))
+            cases += 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n", [1, 8, 64])
+def test_no_correct_split_of_the_longest_sums_is_rejected(dtype, n):
+    generator = torch.Generator().manual_seed(n)
+    W = (torch.randn(65536, 16, generator=generator) / 256).to(dtype)
+    for X in distributions((8, 65536), generator):
+        assert_close(split_sum(X.to(dtype), W, n), X.to(dtype), W, parts=n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_constant_operands_are_not_rejected_either(dtype, data):
+    """All roundings of equal numbers go the same way: where the bound does not count on independence (the short
+    types) they are safe, and elsewhere as long as K/2 u stays below 4 √K u."""
+    x, w = (torch.tensor(data.draw(st.floats(2**-6, 8, width=16))).to(dtype) for _ in "xw")
+    short = dtype in (torch.bfloat16, torch.float16)
+    K, n = data.draw(st.integers(1, 300 if short else 64)), data.draw(st.integers(1, 64))
+    X, W = x.expand(4, K), w.expand(K, 4)
+    assert_close(split_sum(X, W, n), X, W, parts=n)
+
+
+def wrong_splits(X, W, b, n):
+    partials = [x @ w for x, w in zip(X.tensor_split(n, 1), W.tensor_split(n, 0), strict=True)]
+    right = sum(partials)
+    *first, last, last_but_one = X.tensor_split(n, 1)  # in the wrong order; equally long, as K is even or n odd
+    swapped = [x @ w for x, w in zip([*first, last_but_one, last], W.tensor_split(n, 0), strict=True)]
+    yield "a shard is missing", sum(partials[1:]) + b
+    yield "a shard is counted twice", right + partials[-1] + b
+    yield "the bias is added on every shard", right + n * b
+    yield "the bias is missing", right
+    yield "two shards are swapped", sum(swapped) + b
+    yield "the mean for the sum", right / n + b
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n", [2, 3, 8, 64])
+@pytest.mark.parametrize("K", [64, 1024, 65536])
+def test_every_wrong_split_is_rejected(dtype, n, K):
+    generator = torch.Generator().manual_seed(K + n)
+    X = torch.randn(16, K, generator=generator).to(dtype)
+    W = (torch.randn(K, 32, generator=generator) / K**0.5).to(dtype)
+    b = torch.randn(32, generator=generator).to(dtype)
+    assert_close(split_sum(X, W, n) + b, X, W, b, parts=n)
+    for name, result in wrong_splits(X, W, b, n):
+        assert not compare(result, X, W, b, parts=n).passed, name
+
+
+def test_each_figure_catches_what_the_other_lets_through():
+    X, W = torch.randn(32, 256), torch.randn(256, 32)
+    exact, allowed = dense(X, W)
+    everywhere = errors("a", exact + 0.9 * allowed, exact, allowed)
+    assert everywhere.largest <= allowed.max() and not everywhere.passed
+    one = exact.clone()
+    one[3, 5] += 2 * allowed[3, 5]
+    single = errors("b", one, exact, allowed)
+    assert single.rms < single.rms_allowed and single.at == (3, 5) and not single.passed
+
+
+def test_the_tolerance_knows_its_formula():
+    X, W = torch.randn(3, 100), torch.randn(100, 5)
+    magnitude = X.double().abs() @ W.double().abs()
+    torch.testing.assert_close(tolerance(X, W), 40 * (2**-24 + 2**-53) * magnitude)
+    whole, split = (tolerance(X.bfloat16(), W.bfloat16(), parts=n) for n in (1, 8))
+    assert (split > whole).all()
+
+
+def test_the_default_tolerance_of_torch_rejects_correct_code():
+    torch.manual_seed(0)
+    X, W = torch.randn(64, 4096), torch.randn(4096, 64)
+    y = split_sum(X, W, 4)
+    assert_close(y, X, W, parts=4)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(y, X @ W)
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_shards_are_compared_one_by_one(n):
+    mesh, X, W, b = Mesh(n, devices=CPU), torch.randn(2, 3, 10), torch.randn(10, 11), torch.randn(11)
+    row_ = mesh.all_reduce(mesh.shard(X, dim=-1) @ mesh.shard(W, dim=0)) + mesh.replicate(b)
+    comparison = compare(row_, X, W, b)
+    assert comparison.passed and [row.shard for row in comparison.rows] == [f"shard {rank}" for rank in range(n)]
+    column_ = mesh.replicate(X) @ mesh.shard(W, dim=1) + mesh.shard(b, dim=0)
+    assert compare(column_, X, W, b, dim=-1).passed
+    broken_ = row_ + (mesh.rank == n - 1)
+    assert [row.passed for row in compare(broken_, X, W, b).rows] == [True] * (n - 1) + [False]
+
+
+@pytest.mark.parametrize("f", [gelu, torch.relu, torch.tanh, torch.exp], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_through_a_nonlinearity(f, dtype):
+    generator = torch.Generator().manual_seed(7)
+    for n in range(2, 9):
+        mesh = Mesh(n, devices=CPU)
+        X = torch.randn(8, 96, generator=generator).to(dtype)
+        W = (torch.randn(96, 24, generator=generator) / 96**0.5).to(dtype)
+        p_ = mesh.shard(X, dim=1) @ mesh.shard(W, dim=0)
+        assert_close(f(mesh.all_reduce(p_)), X, W, f=f)
+        assert not compare(mesh.all_reduce(f(p_)), X, W, f=f).passed
+
+
+def test_what_cannot_be_compared_is_an_error():
+    X, W = torch.randn(2, 3), torch.randn(3, 4)
+    with pytest.raises(AssertionError, match=r"shape \[2, 3\].*\[2, 4\]"):
+        compare(torch.randn(2, 3), X, W)
+    with pytest.raises(AssertionError, match="empty"):
+        compare(torch.randn(0, 4), X[:0], W)
+    with pytest.raises(TypeError, match="one floating dtype"):
+        compare(X @ W, X, W.double())
+    with pytest.raises(ValueError, match="does not fit"):
+        compare(X @ W, X, W.T)
+    empty_ = Mesh(3, devices=CPU).shard(X @ W[:, :2], dim=1)
+    with pytest.raises(AssertionError, match="shard 2 is empty"):
+        compare(empty_, X, W[:, :2], dim=1)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_and_inf_are_never_close(bad):
+    X, W = torch.randn(4, 5), torch.randn(5, 6)
+    result = X @ W
+    result[1, 2] = bad
+    comparison = compare(result, X, W)
+    assert not comparison.passed and comparison.rows[0].at == (1, 2)
+
+
+def test_it_shows_itself():
+    X, W = torch.randn(4, 5), torch.randn(5, 6)
+    right, wrong = compare(X @ W, X, W), compare(2 * (X @ W), X, W)
+    assert "close" in repr(right) and "too far" in repr(wrong)
+    assert "<table>" in wrong._repr_html_() and "too far" in wrong._repr_html_()
+    with pytest.raises(AssertionError, match="too far"):
+        assert_close(2 * (X @ W), X, W)
