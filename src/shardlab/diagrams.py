@@ -141,7 +141,9 @@ class _Page:
     def titles(self, titles, places, matrices):
         """Say above the first line what the shards hold."""
         for title, place, name, matrix in zip(titles, places, "XWY", matrices, strict=True):
-            self.text(place + self.size(name, matrix)[0] / 2, -0.5, title, fontsize=9, style="italic")
+            middle = place + self.size(name, matrix)[0] / 2
+            self.text(middle, -0.5, title, fontsize=9, style="italic")
+            self.right = max(self.right, middle + 1)
         self.top = -0.9
 
     def band(self, said, y, tall):

@@ -29,11 +29,23 @@ STYLE = {
 }
 
 
+def styled(draw):
+    """Draw in the course's own style, whatever the reader has set for matplotlib."""
+
+    @functools.wraps(draw)
+    def styled(*args, **kwargs):
+        with matplotlib.style.context(["default", STYLE]):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
 class Figure(_Figure):
     """A matplotlib figure that shows itself without pyplot, on a white card, and says what it shows."""
 
     alt = ""
 
+    @styled  # ticks get their labels only when they are drawn
     def png(self, dpi=150):
         """Give the figure as the bytes of a PNG file, the same bytes each time."""
         file = io.BytesIO()
@@ -46,17 +58,6 @@ class Figure(_Figure):
         shape = f'width="{self.get_figwidth() * 96:.0f}" style="max-width:100%;height:auto;border-radius:8px"'
         html = f'<img alt="{escape(self.alt)}" {shape} src="data:image/png;base64,{data}">'
         return {"text/html": html, "text/plain": self.alt}
-
-
-def styled(draw):
-    """Draw in the course's own style, whatever the reader has set for matplotlib."""
-
-    @functools.wraps(draw)
-    def styled(*args, **kwargs):
-        with matplotlib.style.context(["default", STYLE]):
-            return draw(*args, **kwargs)
-
-    return styled
 
 
 def heat(axes, matrix, scale, **more):

@@ -1,0 +1,298 @@
+"""The SVG drawings: valid, labelled, escaped, legible in both themes, and true to the numbers."""
+
+import base64
+import io
+import re
+import time
+import xml.etree.ElementTree as xml
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import gelu
+
+from shardlab import draw, svg
+from shardlab.chart import curves
+from shardlab.cuts import products
+
+NAN, INF = float("nan"), float("inf")
+TENSORS = {
+    "scalar": torch.tensor(3.0),
+    "vector": torch.tensor([1.0, -2.0]),
+    "matrix": torch.eye(3),
+    "three dims": torch.arange(12.0).reshape(2, 2, 3),
+    "three large dims": torch.ones(2, 16, 16),
+    "large": torch.linspace(-1, 2, 4000).reshape(40, 100),
+    "long": torch.linspace(-1, 1, 500),
+    "empty": torch.zeros(2, 0),
+    "empty scalar row": torch.zeros(0),
+    "int": torch.tensor([[1, -2]]),
+    "bool": torch.tensor([True, False]),
+    "bfloat16": torch.ones(2, 2, dtype=torch.bfloat16),
+    "float64": torch.ones(20, 20, dtype=torch.float64),
+    "complex": torch.ones(2, dtype=torch.complex64),
+    "nan and inf": torch.tensor([NAN, INF, -INF, 1.0]),
+    "large with nan": torch.full((20, 20), NAN),
+    "zeros": torch.zeros(20, 20),
+    "large ints": torch.arange(400).reshape(20, 20),
+    "large bools": torch.ones(20, 20, dtype=torch.bool),
+    "with a gradient": torch.ones(2, requires_grad=True),
+}
+X, W = torch.arange(8.0).reshape(2, 4) - 3, torch.arange(16.0).reshape(4, 4) / 8 - 1
+SERIES = {"gelu": [0.0, 0.37, 0.45], "relu": [0.0, 0.43, NAN], "identity": [0.0, 2.6e-7, None]}
+DRAWINGS = {
+    **{name: lambda t=t: draw.tiles([t], [0], ["cpu"]) for name, t in TENSORS.items()},
+    **{f"split {how} {n}": lambda how=how, n=n: draw.split(X, W, X @ W, how, n)
+       for how in ("column", "row") for n in (1, 2, 3, 16)},
+    "split heat": lambda: draw.split(torch.ones(9, 40), torch.ones(40, 17), torch.ones(9, 17), "row", 3),
+    "no shards": lambda: draw.tiles([], [], []),
+    "error map": lambda: draw.error_map(X + 1, X),
+    "large error map": lambda: draw.error_map(torch.zeros(70, 30), torch.ones(70, 30)),
+    "deal": lambda: draw.deal(["cuda:0", "cuda:1", "cuda:0"]),
+    "padding": lambda: draw.padding(10, 6, ("tensor_split", "chunk", "pad")),
+    "curves": lambda: curves(SERIES, [1, 2, 4], limit=1e-6, at=2),
+    "linear curves": lambda: curves(SERIES, [1, 2, 4], logx=False, logy=False, form="{:.0%}", lines=False),
+}
+
+
+def parse(drawing):
+    return xml.fromstring(drawing)
+
+
+def words(drawing):
+    return [node.text for node in parse(drawing).iter() if node.tag.endswith("}text")]
+
+
+def heat_maps(drawing):
+    """The pixels of each heat map, RGBA."""
+    found = re.findall(r'href="data:image/png;base64,([^"]+)"', drawing)
+    return [Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA") for data in found]
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_is_one_labelled_svg(name):
+    root = parse(DRAWINGS[name]())
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.get("role") == "img" and len(root.get("aria-label")) > 8
+    assert "max-width:100%" in root.get("style")
+    left, top, width, height = map(float, root.get("viewBox").split())
+    assert width > 0 and height > 0 and float(root.get("width")) == width
+    assert not [node for node in root.iter() if node.get("id")], "two drawings on a page would share the id"
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_nothing_is_drawn_outside(name):
+    root = parse(DRAWINGS[name]())
+    left, top, width, height = map(float, root.get("viewBox").split())
+
+    def check(node, x, y):
+        if node.get("transform"):
+            dx, dy = map(float, re.findall(r"[-\d.]+", node.get("transform")))
+            x, y = x + dx, y + dy
+        if node.tag.endswith(("rect", "image")):
+            right, bottom = (x + float(node.get("x")) + float(node.get("width")),
+                             y + float(node.get("y")) + float(node.get("height")))
+            assert right <= left + width + 0.5 and bottom <= top + height + 0.5
+        if node.tag.endswith("text"):
+            size, at = len(node.text) * 7.3, x + float(node.get("x"))
+            at -= {"start": 0, "middle": size / 2, "end": size}[node.get("text-anchor")]
+            assert at >= left - 2 and at + size <= left + width + 8 and y + float(node.get("y")) <= top + height
+        for child in node:
+            check(child, x, y)
+
+    check(root, 0, 0)
+
+
+def test_a_tile_for_each_shard():
+    drawing = draw.tiles([torch.full((2, 1), float(rank)) for rank in range(9)], range(9), ["cpu", "cuda:0", "x"] * 3)
+    assert [word for word in words(drawing) if word.startswith("shard")] == [
+        f"shard {rank} · {device}" for rank, device in enumerate(["cpu", "cuda:0", "x"] * 3)
+    ]
+    assert words(drawing).count("float32 [2, 1]") == 9
+    assert words(drawing).count("7.0000") == 2
+    assert parse(drawing).get("aria-label").startswith("9 shards. shard 0 on cpu: float32 [2, 1];")
+
+
+def test_tiles_say_which_rank_where_only_one_is_held():
+    drawing = draw.tiles([torch.ones(1)], [3], ["cuda:3"], "rank 3 of 4")
+    assert "shard 3 · cuda:3" in words(drawing) and "rank 3 of 4" in words(drawing)
+
+
+def test_many_tiles_wrap():
+    drawing = draw.tiles([torch.ones(2, 2)] * 16, range(16), ["cpu"] * 16)
+    assert float(parse(drawing).get("width")) <= 800
+
+
+def test_as_many_tensors_as_ranks_and_devices():
+    for wrong in ([0], ["cpu", "cpu"]), ([0, 1], ["cpu"]):
+        with pytest.raises(ValueError):
+            draw.tiles([torch.ones(1)] * 2, *wrong)
+
+
+def test_words_are_escaped():
+    bad = '<script>"&'
+    assert bad in words(draw.tiles([torch.ones(1)], [0], ["cpu"], bad))
+    assert any(bad in word for word in words(draw.tiles([torch.ones(1)], [0], [bad])))
+    assert bad in parse(draw.tiles([torch.ones(1)], [0], ["cpu"], bad)).get("aria-label")
+    assert bad in words(draw.deal([bad])) and bad in words(curves({bad: [1.0]}, [1]))
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    {"scalar": ["3.0000"], "vector": ["1.0000", "-2.0000"], "int": ["1", "-2"], "bool": ["True", "False"],
+     "nan and inf": ["nan", "inf", "-inf", "1.0000"], "empty": ["float32 [2, 0]", "empty"],
+     "bfloat16": ["1.0000"], "large": ["-1 … 2"], "large with nan": ["400 NaN"], "complex": ["1.0000+0.0000j"]}.items(),
+)  # fmt: skip
+def test_values_are_written(name, said):
+    assert set(said) <= set(words(DRAWINGS[name]()))
+
+
+def test_three_dims_are_all_shown():
+    assert {f"{value:.4f}" for value in range(12)} <= set(words(DRAWINGS["three dims"]()))
+
+
+def test_text_for_print():
+    said = draw.text([torch.tensor([[0.53239, 1.0]]), torch.zeros(0)], [2, 3], ["cuda:0", "cuda:1"])
+    assert said == "Shards of 2 on cuda:0, cuda:1\nshard 2 [1, 2]\ntensor([[0.5324, 1.0000]])\nshard 3 [0]\ntensor([])"
+    assert "grad" not in draw.text([TENSORS["with a gradient"]], [0], ["cpu"])
+
+
+def test_heat_is_about_zero():
+    matrix = torch.zeros(20, 20)
+    matrix[0, 0], matrix[1, 0], matrix[2, 0] = 4.0, -4.0, NAN
+    picture = heat_maps(draw.tiles([matrix], [0], ["cpu"]))[0]
+    assert picture.size == (20, 20)
+    assert picture.getpixel((0, 0)) == (*svg.ABOVE, 250) and picture.getpixel((0, 1)) == (*svg.BELOW, 250)
+    assert picture.getpixel((0, 2))[:3] == (136, 136, 136)
+    assert picture.getpixel((5, 5))[3] == 0, "0 is the page itself, in both themes"
+
+
+def test_heat_has_one_scale_for_all_shards():
+    small, large = heat_maps(draw.tiles([torch.ones(20, 20), torch.full((20, 20), 2.0)], [0, 1], ["cpu"] * 2))[:2]
+    assert 0 < small.getpixel((0, 0))[3] < large.getpixel((0, 0))[3] == 250
+
+
+@pytest.mark.parametrize("place", [(0, 0), (511, 300), (256, 17)])
+def test_one_wrong_entry_among_many_stays_visible(place):
+    want = torch.zeros(512, 301)
+    got = want.clone()
+    got[place] = -1.0
+    drawing = draw.error_map(got, want)
+    picture = heat_maps(drawing)[0]
+    assert max(picture.size) <= svg.CELLS
+    assert sum(cover > 200 for cover in picture.tobytes()[3::4]) == 1
+    assert f"largest error 1 at {list(place)}" in words(drawing)[0]
+
+
+def test_error_map_says_what_it_found():
+    one = torch.ones(2, 2)
+    assert words(draw.error_map(one, one))[0] == "equal everywhere: the error is 0"
+    assert words(draw.error_map(one * NAN, one))[0] == "not finite at [0, 0]"
+    assert words(draw.error_map(one[:0], one[:0]))[0] == "empty: nothing to compare"
+    assert "at" not in words(draw.error_map(one + 1e-6, one))[0].split(), "rounding lies elsewhere on another CPU"
+    with pytest.raises(ValueError, match=r"got is \[2\] and want \[2, 2\]"):
+        draw.error_map(one[0], one)
+
+
+@pytest.mark.parametrize("how, sign", [("column", "all_gather"), ("row", "all_reduce")])
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_split_draws_the_pieces(how, sign, n):
+    said = words(draw.split(X, W, gelu(X @ W), how, n, f="gelu"))
+    assert sign in said
+    for rank in range(n):
+        assert {f"W_{rank}", f"Y_{rank}" if how == "column" else f"P_{rank}"} <= set(said)
+        assert (f"X_{rank}" in said) == (how == "row")
+    for part in products(X, W, how, n):
+        assert {svg.number(value) for value in part.flatten().tolist()} <= set(said)
+    assert {svg.number(value) for value in gelu(X @ W).flatten().tolist()} <= set(said)
+
+
+def test_products_are_what_the_shards_compute():
+    assert torch.equal(torch.cat(products(X, W, "column", 3), 1), X @ W)
+    assert torch.equal(sum(products(X, W, "row", 3)), X @ W)
+
+
+def test_split_says_where_the_nonlinearity_is():
+    before = words(draw.split(X, W, X, "row", 2, f="gelu", when="before"))
+    after = words(draw.split(X, W, X, "row", 2, f="gelu", when="after"))
+    assert "P_r = gelu(X_r @ W_r)" in before and "Y = P_0 + P_1" in before
+    assert "P_r = X_r @ W_r" in after and "Y = gelu(P_0 + P_1)" in after
+
+
+def test_split_names_the_empty_pieces():
+    assert "empty: W_4 … W_15" in words(draw.split(X, W, X @ W, "row", 16))
+    with pytest.raises(ValueError, match="column"):
+        draw.split(X, W, X @ W, "diagonal", 2)
+
+
+def test_deal_keeps_each_shard_with_its_device():
+    assert words(draw.deal(["a", "b", "a"])) == ["a", "shard 0", "shard 2", "b", "shard 1"]
+
+
+@pytest.mark.parametrize("size, n", [(10, 3), (3, 5), (8, 4), (0, 2)])
+def test_padding_keeps_every_entry(size, n):
+    assert sum(real for real, _ in draw._sizes(size, n, "pad")) == size
+    uneven = [len(piece) for piece in torch.empty(size).tensor_split(n)]
+    assert [real for real, _ in draw._sizes(size, n, "tensor_split")] == uneven
+    label = parse(draw.padding(size, n)).get("aria-label")
+    padding = sum(map(int, re.findall(r"and (\d+) of padding", label)))
+    assert (size + padding) % n == 0 and padding < max(n, 1)
+
+
+def test_curves_keep_their_names_apart():
+    drawing = parse(curves({str(k): [1.0, 1.0] for k in range(6)}, [1, 2]))
+    heights = [float(node.get("y")) for node in drawing.iter() if node.get("text-anchor") == "start"][1:]
+    assert len(heights) == 6 and all(b - a >= 15 for a, b in zip(heights, heights[1:], strict=False))
+
+
+def luminance(colour):
+    channels = [value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for value in colour]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), channels, strict=True))
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def rgb(colour):
+    colour = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    return [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+
+
+def over(top, below, alpha):
+    return [alpha * a + (1 - alpha) * b for a, b in zip(top, below, strict=True)]
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 3, None])
+def test_text_reads_on_its_tile_in_both_themes(rank):
+    header = parse("<g>" + svg.badge(0, 0, 9, "x", rank) + "</g>")
+    assert contrast(rgb(header[0].get("fill")), rgb(header[1].get("fill"))) >= 4.5
+    tile = parse(svg.frame(0, 0, 9, 9, rank))
+    paint, tint = rgb(tile.get("fill")), float(tile.get("fill-opacity"))
+    for page, ink in (rgb("#fff"), over(rgb("#000"), rgb("#fff"), 0.87)), (rgb("#111"), rgb("#fff")):
+        assert contrast(over(paint, page, tint), ink) >= 4.5
+        assert contrast(paint, page) >= (3 if rank is not None and rank != 3 else 2.8)
+
+
+def test_colour_is_never_the_only_sign():
+    drawing = parse(draw.tiles([torch.ones(1)] * 16, range(16), ["cpu"] * 16))
+    frames = [node for node in drawing.iter() if node.tag.endswith("rect") and node.get("stroke")]
+    assert len(frames) == 16
+    assert len({(node.get("stroke"), node.get("stroke-dasharray")) for node in frames}) == 16
+    lines = curves({str(k): [1.0] for k in range(5)}, [1])
+    shapes = re.findall(r'<path d="M[\d.]+ [\d.]+(m[^"]+)" fill="([^"]+)"', lines)
+    assert len(set(shapes)) == 5, "every curve has a marker of its own"
+
+
+def test_time_of_a_redraw(record_property):
+    big = torch.ones(32, 512), torch.ones(512, 512), torch.ones(32, 512)
+    for what, redraw in {
+        "8 tiles of values": lambda: draw.tiles([X] * 8, range(8), ["cpu"] * 8),
+        "a split of values": lambda: draw.split(X, W, X, "row", 2),
+        "a split of 512 x 512": lambda: draw.split(*big, "row", 4),
+    }.items():
+        start = time.perf_counter()
+        for _ in range(9):
+            redraw()
+        record_property(what, f"{(time.perf_counter() - start) / 9 * 1e3:.1f} ms")
