@@ -8,7 +8,7 @@ import ipywidgets as widgets
 import torch
 from IPython.display import HTML
 
-__all__ = ["HTML", "Lab", "below", "menu", "said", "slider", "steps", "switch", "trouble"]
+__all__ = ["HTML", "Lab", "below", "menu", "one_thread", "said", "slider", "steps", "switch", "trouble"]
 
 
 class Lab(widgets.VBox):
@@ -17,7 +17,7 @@ class Lab(widgets.VBox):
     `controls` maps the names of the state to widgets, `draw` gives HTML. There is nothing else to it: the drawing is
     a pure function of `lab.state`, so any state can be drawn without a browser, and drawn the same.
 
-    >>> count = Lab({"n": slider("n", 2, 1, 4)}, lambda n: "*" * n)
+    >>> count = Lab({"n": slider("n", 2, 1, 4, "how many")}, lambda n: "*" * n)
     >>> count.controls["n"].value = 3
     >>> count, count.screen.value
     (Lab(n=3), '***')
@@ -69,24 +69,24 @@ def one_thread():
 STYLE, WIDE = {"description_width": "88px"}, {"width": "268px"}
 
 
-def slider(label, value, low, high, tip=""):
+def slider(label, value, low, high, tip):
     """A slider over whole numbers."""
     return widgets.IntSlider(value, low, high, description=label, tooltip=tip, style=STYLE, layout=WIDE)
 
 
-def steps(label, value, options, tip=""):
+def steps(label, value, options, tip):
     """A slider over the values that are listed (powers of two, say)."""
     return widgets.SelectionSlider(
         options=options, value=value, description=label, tooltip=tip, style=STYLE, layout=WIDE
     )
 
 
-def menu(label, value, options, tip=""):
+def menu(label, value, options, tip):
     """A menu; `options` are values, or (label, value) pairs."""
     return widgets.Dropdown(options=options, value=value, description=label, tooltip=tip, style=STYLE, layout=WIDE)
 
 
-def switch(label, value, options, tip=""):
+def switch(label, value, options, tip):
     """A row of buttons of which one is down; `options` are values, or (label, value) pairs."""
     style, tips = STYLE | {"button_width": "max-content"}, [tip] * len(options)
     buttons = widgets.ToggleButtons(

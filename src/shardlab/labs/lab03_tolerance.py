@@ -21,6 +21,7 @@ DEFAULTS = {  # rtol and atol of torch.testing.assert_close, which looks them up
 KS = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
 SHARDS = [1, 2, 4, 8, 16, 32, 64]
 ORDERS = ["rank", "reversed", "pairwise"]
+ADDED_IN = [("rank order", "rank"), ("reversed order", "reversed"), ("pairs", "pairwise")]
 SPLITS = ["right", "a shard missing", "a shard 1 % off"]
 
 
@@ -122,9 +123,7 @@ def tolerance_lab(dtype="float32", K=1024, shards=4, order="rank", answer="right
         "dtype": menu("dtype", dtype, list(DEFAULTS), "the type of every number"),
         "K": steps("K", K, KS, "how many products each entry of Y sums up"),
         "shards": steps("shards", shards, SHARDS, "how many partial sums there are"),
-        "order": menu(
-            "added in", order, [("rank order", "rank"), ("reversed order", "reversed"), ("pairs", "pairwise")]
-        ),
+        "order": menu("added in", order, ADDED_IN, "the order in which the partial sums are added"),
         "answer": menu("the split is", answer, SPLITS, "right, or one of the mistakes that a tolerance has to catch"),
     }
     return Lab(controls, draw_tolerance)

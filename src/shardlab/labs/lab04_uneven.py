@@ -6,11 +6,11 @@ import torch
 
 from shardlab import Mesh, Shards, draw
 from shardlab.compare import Comparison, compare
-from shardlab.labs.lab import HTML, Lab, said, slider, switch
+from shardlab.labs.lab import HTML, Lab, menu, said, slider
 from shardlab.labs.lab01_split import seed_data
 
 ROWS, K = 2, 8
-WAYS = [("uneven", "tensor_split"), ("padded", "pad"), ("chunk", "chunk")]
+WAYS = [("uneven pieces", "tensor_split"), ("zeros as padding", "pad"), ("torch.chunk", "chunk")]
 
 
 @dataclass
@@ -105,6 +105,6 @@ def uneven(width=10, shards=4, way="tensor_split"):
     controls = {
         "width": slider("cols of W", width, 1, 64, "how many columns there are to share out"),
         "shards": slider("shards", shards, 1, 16, "how many shards want some"),
-        "way": switch("cut", way, WAYS, "uneven pieces, zeros added until it divides, or torch.chunk"),
+        "way": menu("cut with", way, WAYS, "uneven pieces, zeros added until it divides, or torch.chunk"),
     }
     return Lab(controls, draw_uneven)

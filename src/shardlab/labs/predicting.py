@@ -4,7 +4,7 @@ from html import escape
 
 import ipywidgets as widgets
 
-from shardlab.labs.lab import said, trouble
+from shardlab.labs.lab import one_thread, said, trouble
 
 
 class Prediction(widgets.VBox):
@@ -32,14 +32,15 @@ class Prediction(widgets.VBox):
         self.button.tooltip = "Commit to this answer and see"
 
     def commit(self, _button=None):
-        """Keep the answer, and show what happens."""
-        self.choice.disabled = self.button.disabled = True
-        self.button.description = "Committed"
+        """Keep the answer, and show what happens. The button stays, since the keyboard's focus is on it."""
+        self.button.on_click(self.commit, remove=True)
+        self.choice.disabled, self.button.description = True, "Committed"
+        answer = self.screen.value = spoken(self.choice.value, self.answer)
         try:
-            shown = html_of(self.reveal)
+            with one_thread():
+                self.screen.value = answer + html_of(self.reveal)
         except Exception as error:  # nobody sees what a click raises
-            shown = trouble(error)
-        self.screen.value = spoken(self.choice.value, self.answer) + shown
+            self.screen.value = answer + trouble(error)
 
     def __repr__(self):
         return f"Prediction({list(self.choice.options)})"

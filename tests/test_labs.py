@@ -1,0 +1,458 @@
+"""The labs, without a browser: the numbers against the dense oracle, and what the widgets show of them."""
+
+import re
+import subprocess
+import sys
+from html import unescape
+from xml.etree import ElementTree
+
+import ipywidgets as widgets
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import gelu, relu
+
+from shardlab import labs
+from shardlab.labs import lab00_devices, lab03_tolerance
+from shardlab.labs.activations import ACTIVATIONS
+from shardlab.labs.lab import Lab, below, menu, slider, steps, switch
+from shardlab.labs.lab03_tolerance import added
+
+each_lab = pytest.mark.parametrize("name", labs.LABS)
+ADDITIVE = {"identity", "3 x"}  # f(a) + f(b) = f(a + b)
+
+
+def ends(control):
+    """The values of a control that a test tries: every option, or both ends."""
+    return [control.min, control.max] if isinstance(control, widgets.IntSlider) else [*options(control).values()]
+
+
+def options(control):
+    return {
+        str(option[0] if isinstance(option, tuple) else option): option[1] if isinstance(option, tuple) else option
+        for option in control.options
+    }
+
+
+def words(html):
+    """What a lab says outside its drawing."""
+    return unescape(" ".join(re.sub(r"<[^>]+>", " ", re.sub(r"<svg.*?</svg>", "", html, flags=re.S)).split()))
+
+
+# The labs as widgets
+
+
+@each_lab
+def test_every_value_of_every_control_is_drawn(name):
+    """Each control, from one end to the other, shows just what the pure function draws of its state."""
+    factory, draw, _ = labs.LABS[name]
+    lab = factory()
+    for control in lab.controls.values():
+        start = control.value
+        for value in ends(control):
+            control.value = value
+            assert lab.screen.value == draw(**lab.state)
+            for drawing in re.findall(r"<svg.*?</svg>", lab.screen.value, flags=re.S):
+                shown = ElementTree.fromstring(drawing)
+                assert shown.get("role") == "img" and len(shown.get("aria-label")) > 10
+        control.value = start
+
+
+@each_lab
+def test_every_control_changes_the_picture(name):
+    lab = labs.LABS[name][0]()
+    for key, control in lab.controls.items():
+        start, shown = control.value, set()
+        for value in ends(control):
+            control.value = value
+            shown.add(lab.screen.value)
+        assert len(shown) > 1, key
+        control.value = start
+
+
+@each_lab
+def test_every_control_is_labelled(name):
+    for control in labs.LABS[name][0]().controls.values():
+        assert control.description and control.tooltip
+
+
+@each_lab
+def test_still_picture_is_the_lab_without_its_controls(name):
+    factory, draw, _ = labs.LABS[name]
+    lab = factory()
+    still = getattr(labs, f"{name}_picture")
+    assert still().data == lab.screen.value
+    assert lab.state == {**lab.state} and repr(lab).startswith("Lab(")
+
+
+@each_lab
+def test_states_to_measure_are_states_of_the_lab(name):
+    factory, draw, states = labs.LABS[name]
+    lab = factory()
+    for changes in states:
+        assert changes.keys() <= lab.state.keys()
+        for key, value in changes.items():
+            lab.controls[key].value = value
+        assert draw(**lab.state)
+
+
+@each_lab
+def test_a_lab_starts_where_it_is_told_to(name):
+    factory, _, states = labs.LABS[name]
+    assert factory(**states[-1]).state == {**factory().state, **states[-1]}
+
+
+def test_a_burst_draws_once_a_change_and_ends_on_the_last():
+    drawn = []
+    lab = Lab({"n": slider("n", 1, 1, 16, "a number")}, lambda n: drawn.append(n) or f"<b>{n}</b>")
+    for value in [2, 3, 3, 4, 5, 5, 5, 16]:
+        lab.controls["n"].value = value
+    assert drawn == [1, 2, 3, 4, 5, 16] and lab.screen.value == "<b>16</b>"
+
+
+def test_what_goes_wrong_is_shown():
+    def draw(n):
+        return f"{12 // n}"
+
+    lab = Lab({"n": slider("n", 4, 0, 4, "a number")}, draw)
+    lab.controls["n"].value = 0
+    assert "ZeroDivisionError: integer division" in words(lab.screen.value)
+    lab.controls["n"].value = 3
+    assert lab.screen.value == "4"
+
+
+def test_controls_keep_the_threads_of_torch():
+    before = torch.get_num_threads()
+    seen = []
+    lab = Lab({"n": slider("n", 1, 1, 4, "a number")}, lambda n: seen.append(torch.get_num_threads()) or "")
+    lab.controls["n"].value = 2
+    assert seen == [1, 1] and torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    "control",
+    [
+        slider("a", 2, 1, 4, "tip"),
+        steps("a", 2, [1, 2, 4], "tip"),
+        menu("a", 2, [("two", 2), ("three", 3)], "tip"),
+        switch("a", 2, [1, 2], "tip"),
+    ],
+    ids=lambda control: type(control).__name__,
+)
+def test_controls(control):
+    assert (control.value, control.description, control.tooltip) == (2, "a", "tip")
+
+
+@pytest.mark.parametrize(("error", "said"), [(3e-7, "1e-06"), (1e-6, "1e-06"), (2.0, "1e+01"), (0.0, "0")])
+def test_below(error, said):
+    assert below(error) == said
+
+
+def test_shardlab_imports_neither_widgets_nor_matplotlib():
+    code = "import shardlab, sys; print(*{'ipywidgets', 'matplotlib', 'IPython'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+# 01: the split
+
+
+def test_seed_data_is_the_seeds_and_leaves_the_global_seed_alone():
+    torch.manual_seed(42)
+    X, W = torch.randn(2, 4), torch.randn(4, 4)
+    state = torch.get_rng_state()
+    got = labs.seed_data()
+    assert torch.equal(got[0], X) and torch.equal(got[1], W)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+BASELINE = [[0.5324, 0.2612, 0.0106, 0.7086], [1.1399, 2.8075, 1.8650, 1.5034]]
+TOO_EARLY = [[0.4549, 0.2409, 0.0150, 0.5894], [2.8925, 2.8190, 1.6791, 2.2097]]
+
+
+@pytest.mark.parametrize(
+    ("how", "when", "want"),
+    [
+        ("column", "before", BASELINE),
+        ("column", "after", BASELINE),
+        ("row", "after", BASELINE),
+        ("row", "before", TOO_EARLY),
+    ],
+)
+def test_the_seeds_numbers(how, when, want):
+    lab = labs.split(how=how, when=when)
+    got = labs.split_result(**lab.state)
+    torch.testing.assert_close(got.y, torch.tensor(want), rtol=0, atol=6e-5)
+    torch.testing.assert_close(got.baseline, torch.tensor(BASELINE), rtol=0, atol=6e-5)
+    for value in torch.tensor(want).flatten().tolist():
+        assert f">{value:.4f}</text>" in lab.screen.value
+    assert words(lab.screen.value).startswith("✗ Mismatch." if want is TOO_EARLY else "✓ Match.")
+    assert ("largest error" in lab.screen.value) == (want is TOO_EARLY)  # the map
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    how=st.sampled_from(["column", "row"]),
+    shards=st.integers(1, 16),
+    activation=st.sampled_from([*ACTIVATIONS]),
+    when=st.sampled_from(["before", "after"]),
+    dtype=st.sampled_from(["float32", "bfloat16", "float64"]),
+    rows=st.integers(1, 8),
+    inner=st.integers(1, 24),
+    outer=st.integers(1, 24),
+)
+def test_split_against_the_dense_oracle(how, shards, activation, when, dtype, rows, inner, outer):
+    got = labs.split_result(how, shards, activation, when, dtype, rows, inner, outer)
+    f = ACTIVATIONS[activation]
+    X, W = (tensor.to(getattr(torch, dtype)) for tensor in labs.seed_data(rows, inner, outer))
+    torch.testing.assert_close(got.baseline, f(X @ W))
+    if how == "column":
+        want, name, whole = f(X @ W), "all_gather", (rows, outer)
+    else:
+        parts = [x @ w for x, w in zip(X.tensor_split(shards, 1), W.tensor_split(shards, 0), strict=True)]
+        want = sum(map(f, parts)) if when == "before" else f(sum(parts))
+        name, whole = "all_reduce", (rows, outer)
+    loose = {"bfloat16": 0.3, "float32": 1e-3, "float64": 1e-9}[dtype]
+    torch.testing.assert_close(got.y.double(), want.double(), rtol=loose, atol=loose)
+    assert got.traffic.names == [name]
+    assert got.traffic.payload == X.element_size() * whole[0] * whole[1]
+    if how == "column" or when == "after" or shards == 1 or activation in ADDITIVE:
+        assert got.matches
+    elif activation == "x + 1":
+        assert not got.matches  # off by shards - 1, everywhere
+
+
+def test_bytes_are_those_that_moved():
+    lab = labs.split(how="row", shards=4)
+    assert "One all_reduce adds the partial sums: 32 bytes in all, of which each shard sends 48" in words(
+        lab.screen.value
+    )
+
+
+# 02: before the reduction
+
+
+def by_hand(f, shards, scale=1.0):
+    generator = torch.Generator().manual_seed(42)
+    X = scale * torch.randn(16, 1024, generator=generator)
+    W = torch.randn(1024, 1024, generator=generator) / 32
+    parts = [x @ w for x, w in zip(X.chunk(shards, 1), W.chunk(shards, 0), strict=True)]
+    right = f(X @ W)
+    return ((sum(map(f, parts)) - right).norm() / right.norm()).item()
+
+
+@pytest.mark.parametrize(("f", "want"), [(gelu, [37, 45, 48, 50]), (relu, [43, 72, 115, 178])])
+def test_figures_of_the_contrast(f, want):
+    """GELU saturates near 50 %, ReLU keeps growing."""
+    got = [100 * labs.activation_error(f, shards) for shards in (2, 4, 8, 16)]
+    assert got == pytest.approx(want, abs=1.0)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize(("shards", "scale"), [(1, 1.0), (4, 1.0), (16, 0.25), (2, 8.0)])
+def test_activation_error_against_plain_torch(name, shards, scale):
+    f = ACTIVATIONS[name]
+    got = labs.activation_error(f, shards, scale)
+    assert got == pytest.approx(by_hand(f, shards, scale), rel=1e-3, abs=1e-6)
+    assert (got < 1e-6) == (shards == 1 or name in ADDITIVE)
+
+
+@pytest.mark.parametrize(
+    ("activation", "said"),
+    [
+        ("gelu", "✗ gelu on 4 shards: 45 % wrong, and it saturates"),
+        ("relu", "✗ relu on 4 shards: 72 % wrong, and it keeps growing"),
+        ("identity", "✓ identity may come before the reduction. Every error stays below 1e-06"),
+        ("3 x", "✓ 3 x may come before the reduction."),
+    ],
+)
+def test_before_reduction_says_it(activation, said):
+    lab = labs.before_reduction()
+    lab.controls["activation"].value = activation
+    assert words(lab.screen.value).startswith(said)
+    assert f"{activation} ←" in lab.screen.value
+
+
+# 03: tolerance
+
+
+def test_defaults_are_torchs_own():
+    for name, (rtol, atol) in lab03_tolerance.DEFAULTS.items():
+        one = torch.zeros(1, dtype=getattr(torch, name))
+        torch.testing.assert_close(one + 1, one + 1 + rtol / 4)
+        with pytest.raises(AssertionError, match=re.escape(f"(up to {atol} allowed)")):
+            torch.testing.assert_close(one, one + 1)
+        with pytest.raises(AssertionError, match=re.escape(f"(up to {rtol} allowed)")):
+            torch.testing.assert_close(one, one + 1)
+
+
+@pytest.mark.parametrize("dtype", lab03_tolerance.DEFAULTS)
+@pytest.mark.parametrize("order", lab03_tolerance.ORDERS)
+@pytest.mark.parametrize("shards", [1, 8, 64])
+@pytest.mark.parametrize("K", [64, 1024])
+def test_ours_passes_every_right_split_and_no_missing_shard(dtype, order, shards, K):
+    right = labs.tolerance_result(dtype, K, shards, order)
+    assert right.passed and right.reach < 1
+    missing = labs.tolerance_result(dtype, K, shards, order, "a shard missing")
+    assert not missing.passed and missing.reach > 1
+
+
+def test_torchs_default_rejects_right_splits():
+    assert labs.tolerance_result("float32", 64, 8).rejected == 0
+    assert labs.tolerance_result("float32", 4096, 8).rejected > 0
+    for K in lab03_tolerance.KS:
+        assert labs.tolerance_result("bfloat16", K, 8).rejected > 0
+    said = words(labs.tolerance_picture("bfloat16", 256, 8).data)
+    assert "✓ Our tolerance passes it." in said and "✗ torch's default rejects it." in said
+    assert said.endswith("But the split is right.")
+
+
+def test_a_small_mistake_hides_in_bfloat16_alone():
+    state = {"K": 1024, "shards": 64, "answer": "a shard 1 % off"}
+    assert not labs.tolerance_result("float32", **state).passed
+    assert labs.tolerance_result("bfloat16", **state).passed
+    said = words(labs.tolerance_picture("bfloat16", **state).data)
+    assert "✗ Our tolerance passes it." in said and "no tolerance can see it" in said
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    dtype=st.sampled_from([*lab03_tolerance.DEFAULTS]),
+    K=st.sampled_from([64, 512]),
+    shards=st.sampled_from(lab03_tolerance.SHARDS),
+    order=st.sampled_from(lab03_tolerance.ORDERS),
+)
+def test_errors_against_plain_torch(dtype, K, shards, order):
+    got = labs.tolerance_result(dtype, K, shards, order)
+    X, W = (tensor.to(getattr(torch, dtype)) for tensor in labs.seed_data(16, K, 32))
+    torch.testing.assert_close(got.exact, X.double() @ W.double())
+    parts = [x @ w for x, w in zip(X.chunk(shards, 1), W.chunk(shards, 0), strict=True)]
+    y = added(parts, order)
+    torch.testing.assert_close(got.error, (y.double() - got.exact).abs())
+    rtol, atol = lab03_tolerance.DEFAULTS[dtype]
+    passes = torch.isclose(y.double(), got.exact, rtol=rtol, atol=atol)
+    assert got.rejected == (~passes).sum().item()
+
+
+@given(st.lists(st.integers(-99, 99), min_size=1, max_size=70))
+def test_every_order_adds_every_part_once(values):
+    parts = [torch.tensor(value) for value in values]
+    assert {added(parts, order).item() for order in lab03_tolerance.ORDERS} == {sum(values)}
+
+
+def test_orders_differ_where_rounding_does():
+    big, small = torch.tensor(256.0, dtype=torch.bfloat16), torch.tensor(1.0, dtype=torch.bfloat16)
+    parts = [big, small, small, small]
+    assert [added(parts, order).item() for order in ("rank", "reversed", "pairwise")] == [256, 260, 258]
+
+
+# 04: uneven
+
+
+@settings(deadline=None, max_examples=60)
+@given(width=st.integers(1, 64), shards=st.integers(1, 16), way=st.sampled_from(["tensor_split", "pad", "chunk"]))
+def test_uneven_against_the_dense_oracle(width, shards, way):
+    got = labs.uneven_result(width, shards, way)
+    X, W = labs.seed_data(2, 8, width)
+    torch.testing.assert_close(got.y, X @ W)
+    assert got.close.passed and len(got.columns) == shards
+    assert sum(got.columns) == width + got.padding
+    assert got.payload == 4 * 2 * sum(got.columns)
+    if way == "pad":
+        assert got.waiting == 0 and got.padding == -width % shards
+    else:
+        pieces = getattr(torch, way)(W, shards, dim=1)
+        assert got.columns == [p.shape[1] for p in pieces] + [0] * (shards - len(pieces))
+        assert got.waiting == pytest.approx(1 - width / shards / max(got.columns))
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("tensor_split", "Some shards wait: the longest has 2 columns and the shortest 1, so on average"),
+        ("pad", "4 columns of padding: 128 FLOPs and 32 of 112 gathered bytes are for nothing, 40 % more work."),
+        ("chunk", "✗ torch.chunk made 5 pieces for 7 shards: 2 shards have none at all"),
+    ],
+)
+def test_uneven_says_it(way, said):
+    lab = labs.uneven(width=10, shards=7)
+    lab.controls["way"].value = way
+    assert said in words(lab.screen.value)
+    assert "✓ The result is right." in words(lab.screen.value)
+
+
+# 00: devices
+
+
+def test_devices_of_this_machine_are_asked():
+    devices, real = labs.devices_result(5)
+    here = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    assert real and devices == [here[rank % len(here)] for rank in range(5)]
+    assert words(labs.devices_picture(5).data).startswith("✓ Real: each shard was asked where it is. 5 shards on")
+
+
+@pytest.mark.parametrize("gpus", lab00_devices.GPUS)
+def test_a_plan_says_that_it_is_one(gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    devices, real = labs.devices_result(6, gpus)
+    assert not real and devices == [f"cuda:{rank % gpus}" for rank in range(6)]
+    said = words(labs.devices_picture(6, gpus).data)
+    assert said.startswith("A plan, not real: this machine has no GPUs;") and "asked" not in said
+    assert ("stand idle" in said) == (gpus > 6)
+
+
+# predictions
+
+
+def asked(reveal="<b>what happens</b>", answer="2"):
+    return labs.predict("1 + 1 < 3, so 1 + 1 = ?", ["1", "2"], reveal, answer)
+
+
+def test_a_prediction_shows_nothing_before_it_is_committed_to():
+    calls = []
+    prediction = asked(lambda: calls.append(1) or "<b>what happens</b>")
+    question = prediction.children[0].value
+    assert "1 + 1 &lt; 3" in question  # escaped
+    assert prediction.button.disabled and prediction.choice.value is None
+    prediction.choice.value = "1"
+    assert not prediction.button.disabled and prediction.screen.value == "" and not calls
+    prediction.button.click()
+    assert prediction.screen.value.endswith("<b>what happens</b>")
+    assert words(prediction.screen.value).startswith("✗ You said: 1. It is: 2.")
+    assert prediction.choice.disabled and prediction.choice.value == "1"
+    prediction.button.click()
+    assert calls == [1]
+
+
+def test_a_right_prediction_and_one_without_an_answer():
+    for answer, said in [("2", "✓ You said: 2. So it is."), (None, "You said: 2.")]:
+        prediction = asked(answer=answer)
+        prediction.choice.value = "2"
+        prediction.button.click()
+        assert words(prediction.screen.value).startswith(said)
+
+
+def test_a_prediction_reveals_what_shows_itself():
+    from shardlab import Mesh, plots
+
+    x_ = Mesh(2, devices=["cpu"]).replicate(torch.ones(2))
+    figure = plots.mismatch(torch.ones(2, 2), torch.zeros(2, 2))
+    shown = {"<svg": x_, "<img alt=": figure, "✓ Match": labs.split_picture, "<pre>[3]</pre>": [3]}
+    for part, reveal in shown.items():
+        prediction = asked(reveal)
+        prediction.choice.value = "1"
+        prediction.button.click()
+        assert part in prediction.screen.value.replace("<b>", "")
+
+
+def test_a_reveal_that_fails_says_so():
+    prediction = asked(lambda: 1 // 0)
+    prediction.choice.value = "1"
+    prediction.button.click()
+    assert "You said: 1." in words(prediction.screen.value)
+    assert "ZeroDivisionError" in words(prediction.screen.value)
+
+
+def test_a_prediction_wants_its_answer_among_the_options():
+    with pytest.raises(ValueError, match="'3' is not among the options"):
+        asked(answer="3")
