@@ -23,7 +23,13 @@ FLOAT, WHOLE = torch.float64, torch.int64
 
 @cache  # a mesh with axes starts process groups: once is enough
 def mesh_of(**axes):
-    return Mesh(**axes, devices=["cpu"])
+    return Mesh(**axes, devices=None if dist.is_initialized() else ["cpu"])
+
+
+def held(tensors, mesh):
+    """A Shards of these tensors, each at its place."""
+    placed = zip(tensors, mesh.devices, strict=True)
+    return Shards([tensor.detach().to(d).requires_grad_(tensor.requires_grad) for tensor, d in placed], mesh)
 
 
 def random(*shape, seed=0, dtype=FLOAT):
@@ -74,20 +80,20 @@ def stride(mesh, view):
 def collective(n, name, kind, axis=None, dtype=FLOAT):
     mesh = mesh_of(tp=n) if axis is None else mesh_of(dp=2, tp=n // 2)
     view = mesh[axis] if axis in ("dp", "tp") else mesh
-    x_ = Shards(parts(mesh, view, name, kind, dtype), mesh)
+    x_ = held(parts(mesh, view, name, kind, dtype), mesh)
     if not dtype.is_floating_point:
         return {"y": COLLECTIVES[name](view, x_)}
     y_ = COLLECTIVES[name](view, x_.requires_grad_())
     replicated = name in ("all_reduce", "all_gather")  # then what follows is the same on every shard of the group
     seeds = [200 + (rank - view.index(rank) * stride(mesh, view) if replicated else rank) for rank in mesh.ranks]
     cotangents = [random(*y.shape, seed=seed, dtype=dtype) for y, seed in zip(y_.shards, seeds, strict=True)]
-    y_.backward(Shards(cotangents, mesh))
+    y_.backward(held(cotangents, mesh))
     return {"y": y_, "x.grad": x_.grad}
 
 
 def maximum(n, dtype):
     mesh = mesh_of(tp=n)
-    x_ = Shards([random(3, 2, seed=rank, dtype=dtype) for rank in mesh.ranks], mesh)
+    x_ = held([random(3, 2, seed=rank, dtype=dtype) for rank in mesh.ranks], mesh)
     return {"y": mesh.all_reduce(x_, op="max")}
 
 
@@ -157,7 +163,7 @@ def vocabulary(n):
     loss_ = (norm_ - target_).mean()
     loss_.backward()
     want = cross_entropy(random(5, 4) @ random(4, 8, seed=1), targets)
-    assert torch.allclose(loss_.shards[0], want)
+    assert torch.allclose(loss_.shards[0].detach().cpu(), want)
     return {"loss": loss_, "X": X_.grad, "W": W_.grad}
 
 
@@ -210,22 +216,22 @@ def observe(check, n):
         [call.phase, call.name, call.axis, list(call.shape), str(call.dtype), call.payload, call.wire]
         for call in flat + (crossed if len(meshes) > 1 else [])
     ]
-    return {"values": {name: [t.detach() for t in x_.shards] for name, x_ in values.items()}, "traffic": traffic}
+    return {"values": {name: [t.detach().cpu() for t in x_.shards] for name, x_ in values.items()}, "traffic": traffic}
 
 
 # what goes wrong, on ranks only
 
 
 def other_shape(mesh):
-    mesh.all_reduce(Shards([torch.ones(2, 3 + dist.get_rank())], mesh))
+    mesh.all_reduce(held([torch.ones(2, 3 + dist.get_rank())], mesh))
 
 
 def other_dtype(mesh):
-    mesh.all_gather(Shards([torch.ones(2, dtype=[FLOAT, WHOLE][dist.get_rank() % 2])], mesh), dim=0)
+    mesh.all_gather(held([torch.ones(2, dtype=[FLOAT, WHOLE][dist.get_rank() % 2])], mesh), dim=0)
 
 
 def other_dims(mesh):
-    mesh.all_gather(Shards([torch.ones([2] * (1 + dist.get_rank()))], mesh), dim=0)
+    mesh.all_gather(held([torch.ones([2] * (1 + dist.get_rank()))], mesh), dim=0)
 
 
 def other_order(mesh):
@@ -243,7 +249,7 @@ def other_order_backward(mesh):
 
 
 def scatter_of_two_values(mesh):
-    x_ = Shards([torch.ones(4 + 2 * dist.get_rank(), requires_grad=True)], mesh)
+    x_ = held([torch.ones(4 + 2 * dist.get_rank(), requires_grad=True)], mesh)
     mesh.scatter(x_, dim=0).sum().backward()
 
 

@@ -18,8 +18,9 @@ LIMIT = 90  # seconds for one launch, then everything it started is ended
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(2 * LIMIT)]
 
 
-def torchrun(n, program, *args):
-    """Run a program on n ranks of this machine; (exit status, stdout, stderr). Nothing it started outlives it."""
+def torchrun(n, program, *args, cuda=""):
+    """Run a program on n ranks of this machine, which see these CUDA devices; (exit status, stdout, stderr).
+    Nothing it started outlives it."""
     command = [
         sys.executable,
         "-m",
@@ -32,7 +33,7 @@ def torchrun(n, program, *args):
     ]
     environment = {k: v for k, v in os.environ.items() if k not in ("SHARDLAB_DEVICES", "GLOO_SOCKET_IFNAME")}
     with tempfile.TemporaryDirectory() as scratch:
-        environment |= {"OMP_NUM_THREADS": "1", "TMPDIR": scratch, "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {"OMP_NUM_THREADS": "1", "TMPDIR": scratch, "CUDA_VISIBLE_DEVICES": cuda}
         launch = subprocess.Popen(
             command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
@@ -58,10 +59,10 @@ def end(launch):
 
 
 class Launch:
-    def __init__(self, n):
+    def __init__(self, n, cuda=""):
         self.n = n
         with tempfile.TemporaryDirectory() as folder:
-            self.status, self.out, self.err = torchrun(n, ranks_program.__file__, folder)
+            self.status, self.out, self.err = torchrun(n, ranks_program.__file__, folder, cuda=cuda)
             files = [Path(folder) / f"rank{rank}.pt" for rank in range(n)]
             assert self.status == 0 and all(file.exists() for file in files), self.err[-6000:]
             assert len(list(Path(folder).iterdir())) == n

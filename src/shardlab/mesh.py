@@ -57,6 +57,11 @@ class Mesh:
             )
         self.ranks = [dist.get_rank()] if self.world else list(range(total))
         self.devices = deal(devices, self.ranks, local=bool(self.world))
+        if self.world and dist.get_backend() == "nccl" and self.devices[0].type != "cuda":
+            raise ValueError(
+                f"{self} on {self.devices[0]}, but these ranks talk over nccl, between CUDA devices only: start them "
+                "with SHARDLAB_DEVICES=cpu, and they talk over gloo"
+            )
         self.recorder = Recorder()
         self._device_mesh = None
         self.groups = self._groups()
