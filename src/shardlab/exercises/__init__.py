@@ -11,6 +11,7 @@ answer does: right, or which mistake it makes.
 from shardlab.exercises.lesson00 import report_devices, weighted_sum
 from shardlab.exercises.lesson01 import column_linear, row_linear
 from shardlab.exercises.lesson02 import FUNCTIONS, exempt, reduce_then_activate, row_bias
+from shardlab.exercises.lesson03 import tolerance
 from shardlab.exercises.lesson04 import padded_linear, uneven_linear
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "report_devices",
     "row_bias",
     "row_linear",
+    "tolerance",
     "uneven_linear",
     "weighted_sum",
 ]

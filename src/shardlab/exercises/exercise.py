@@ -64,8 +64,9 @@ class Exercise:
     def signature(self):
         return f"{self.name}({', '.join(self.takes)})"
 
-    def unsolved(self):
-        return Wrong(UNSOLVED, f"Write {self.signature()} in the cell above, run it, and check again.")
+    def unsolved(self, answer=None):
+        name = getattr(answer, "__name__", self.name)
+        return Wrong(UNSOLVED, f"Write the body of {name}({', '.join(self.takes)}) and run the cell again.")
 
     def callable(self, answer):
         """Raise `Wrong` unless `answer` can be called with this exercise's arguments."""

@@ -96,7 +96,7 @@ class ReportDevices(Exercise):
         X = torch.randn(2, 5, generator=seeded(), device="cpu")
         for ranks in zip(*everyone([self.look(answer, mesh, X) for mesh in meshes]), strict=True):
             for mistake in filter(None, ranks):
-                raise self.unsolved() if mistake[0] == UNSOLVED else Wrong(*mistake)
+                raise self.unsolved(answer) if mistake[0] == UNSOLVED else Wrong(*mistake)
         return f"Right on {len(meshes)} meshes." if not world() else f"Right on {world()} ranks."
 
     def look(self, answer, mesh, X):

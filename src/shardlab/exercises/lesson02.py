@@ -215,7 +215,7 @@ class Exempt(Exercise):
     def signature(self):
         return "{…}"
 
-    def unsolved(self):
+    def unsolved(self, answer=None):
         example = "exercises.exempt.check({'gelu'})"
         return Wrong(UNSOLVED, f"Put names of exercises.FUNCTIONS into the set, as in {example}, and check again.")
 

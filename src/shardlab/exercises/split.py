@@ -61,7 +61,7 @@ class Split(Exercise):
         for case in cases:
             seen.append(watch(answer, case, gradients))
             if seen[-1].trouble and seen[-1].trouble[0] == UNSOLVED:
-                raise self.unsolved()
+                raise self.unsolved(answer)
         wanted = [watch(self.right, case, gradients) for case in cases]
         found = [self.look(*row, gradients) for row in zip(cases, seen, wanted, strict=True)]
         step = min((finding.step for finding in found if finding), default=None)
