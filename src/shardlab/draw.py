@@ -125,7 +125,7 @@ def error_map(got, want, note=""):
     """
     if got.shape != want.shape:
         raise ValueError(f"got is {list(got.shape)} and want {list(want.shape)}: their shapes must be equal")
-    wrong = (got.detach().double() - want.detach().double()).cpu()
+    wrong = got.detach().cpu().double() - want.detach().cpu().double()
     sizes = wrong.abs()
     if not sizes.sum().isfinite():
         sizes = sizes.nan_to_num(torch.inf)  # what is not a number is the worst error of all

@@ -32,7 +32,7 @@ def mismatch(got, want, title="got - want"):
     """
     if got.shape != want.shape:
         raise ValueError(f"got is {list(got.shape)} and want {list(want.shape)}: their shapes must be equal")
-    wrong = got.detach().double() - want.detach().double()
+    wrong = got.detach().cpu().double() - want.detach().cpu().double()
     cells = shrink(wrong.reshape(-1, wrong.shape[-1] if wrong.dim() else 1))
     scale, share = largest([wrong]), largest([wrong]) / (largest([want]) or 1)
     said = f"largest error {about(scale)}, {about(100 * share)} % of the largest value"
