@@ -1,6 +1,7 @@
 """The SVG drawings: valid, labelled, escaped, legible in both themes, and true to the numbers."""
 
 import base64
+import contextlib
 import io
 import re
 import time
@@ -283,6 +284,14 @@ def test_colour_is_never_the_only_sign():
     lines = curves({str(k): [1.0] for k in range(5)}, [1])
     shapes = re.findall(r'<path d="M[\d.]+ [\d.]+(m[^"]+)" fill="([^"]+)"', lines)
     assert len(set(shapes)) == 5, "every curve has a marker of its own"
+
+
+def test_drawing_leaves_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    for redraw in (*DRAWINGS.values(), lambda: draw.split(X, W[:1], X, "row", 2), lambda: draw.error_map(X, W)):
+        with contextlib.suppress(RuntimeError, ValueError):
+            redraw()
+    assert torch.get_num_threads() == before
 
 
 def test_time_of_a_redraw(record_property):

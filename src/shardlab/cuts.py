@@ -10,6 +10,7 @@ PAGE = 1100  # the width at which a line of drawings wraps
 ROW = 22  # the height of a row of values
 
 
+@svg.one_thread()
 def split(X, W, Y, how, n, parts=None, f="", when="after", note=""):
     """Draw how X @ W is cut over n shards, by "column" or by "row" of W, and how the parts become Y.
 

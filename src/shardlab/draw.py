@@ -9,6 +9,7 @@ from shardlab.svg import CHAR, flow, number, plain, stack, words
 __all__ = ["deal", "error_map", "padding", "split", "text", "tiles"]
 
 
+@svg.one_thread()
 def tiles(tensors, ranks, devices, note=""):
     """Draw one tile a shard: its rank, device, shape and dtype, and its values (a heat map for a large one).
 
@@ -113,6 +114,7 @@ def _count(tensors):
     return "1 shard" if len(tensors) == 1 else f"{len(tensors)} shards"
 
 
+@svg.one_thread()
 def error_map(got, want, note=""):
     """Draw where `got` differs from `want`: their difference, the place and the size of the largest error.
 
