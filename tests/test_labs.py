@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import gelu, relu
 
 from shardlab import labs
+from shardlab.compare import compare
 from shardlab.labs import lab00_devices, lab03_tolerance
 from shardlab.labs.activations import ACTIVATIONS
 from shardlab.labs.lab import Lab, below, menu, slider, steps, switch
@@ -122,12 +123,15 @@ def test_what_goes_wrong_is_shown():
     assert lab.screen.value == "4"
 
 
-def test_controls_keep_the_threads_of_torch():
-    before = torch.get_num_threads()
-    seen = []
-    lab = Lab({"n": slider("n", 1, 1, 4, "a number")}, lambda n: seen.append(torch.get_num_threads()) or "")
-    lab.controls["n"].value = 2
-    assert seen == [1, 1] and torch.get_num_threads() == before
+def test_a_lab_draws_on_one_thread_and_leaves_torchs_own_number():
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        lab = Lab({"n": slider("n", 1, 1, 4, "a number")}, lambda n: seen.append(torch.get_num_threads()) or "")
+        lab.controls["n"].value = 2
+        assert seen == [1, 1] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +231,15 @@ def test_bytes_are_those_that_moved():
     assert "One all_reduce adds the partial sums: 32 bytes in all, of which each shard sends 48" in words(
         lab.screen.value
     )
+
+
+@pytest.mark.parametrize("shards", [4, 8, 16])
+def test_the_rounding_of_every_partial_sum_is_allowed_for(shards):
+    """bfloat16 rounds each partial sum: what one product may be off is too little for a row split."""
+    got = labs.split_result("row", shards, "identity", "after", "bfloat16", 32, 64, 64)
+    assert got.matches
+    alone = compare(got.y, got.X, got.W, parts=1)
+    assert not alone.passed
 
 
 # 02: before the reduction
