@@ -189,7 +189,7 @@ def deal(devices):
         wide = max(wide, CHAR * len(device)) + 20
         boxes.append((svg.frame(0, 0, wide, tall + 20) + svg.move(body, 10, 10), wide, tall + 20))
     said = ", ".join(f"shard {rank} on {device}" for rank, device in enumerate(devices))
-    return svg.svg(flow(boxes), f"{len(devices)} shards over {len(boxes)} devices: {said}")
+    return svg.svg(flow(boxes, page=900), f"{len(devices)} shards over {len(boxes)} devices: {said}")
 
 
 def padding(size, n, ways=("tensor_split", "pad")):

@@ -15,8 +15,7 @@ from shardlab.labs.lab02_before_reduction import (
     before_reduction_result,
     draw_before_reduction,
 )
-from shardlab.labs.lab03_tolerance import draw_tolerance, tolerance_picture, tolerance_result
-from shardlab.labs.lab03_tolerance import tolerance_lab as tolerance
+from shardlab.labs.lab03_tolerance import draw_tolerance, tolerance, tolerance_picture, tolerance_result
 from shardlab.labs.lab04_uneven import draw_uneven, uneven, uneven_picture, uneven_result
 from shardlab.labs.predicting import predict
 

@@ -65,6 +65,8 @@ def verdict(name, errors, shards):
     if shards == 1:
         return said(None, "One shard:", f"its partial sum is the whole sum, so {name} can do no harm yet.")
     trend = f"and it keeps growing: from 8 to 16 shards it becomes {more:.0f} % larger."
+    if more < 25:
+        trend = f"and it is levelling off: from 8 to 16 shards it becomes {more:.0f} % larger."
     if more < 10:
         trend = f"and it saturates: from 8 to 16 shards it changes by {abs(more):.0f} %."
     if more < -10:

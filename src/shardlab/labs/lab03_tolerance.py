@@ -117,7 +117,7 @@ def tolerance_picture(dtype="float32", K=1024, shards=4, order="rank", answer="r
     return HTML(draw_tolerance(dtype, K, shards, order, answer))
 
 
-def tolerance_lab(dtype="float32", K=1024, shards=4, order="rank", answer="right"):
+def tolerance(dtype="float32", K=1024, shards=4, order="rank", answer="right"):
     """The lab of lesson 03: what rounding does to a row split, and which tolerance knows it from a mistake."""
     controls = {
         "dtype": menu("dtype", dtype, list(DEFAULTS), "the type of every number"),
