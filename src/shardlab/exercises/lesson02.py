@@ -238,13 +238,17 @@ class Exempt(Exercise):
         if answer is None or answer is Ellipsis:
             raise self.unsolved()
         if isinstance(answer, str) or not isinstance(answer, (set, frozenset, list, tuple, dict)):
-            raise Wrong("not a set", f"The check wants a set of names, such as {{'gelu'}}, and got {answer!r:.80}.")
+            raise Wrong(
+                "not a set", f"The check wants a set of names, such as {{'gelu'}}, and got a {type(answer).__name__}."
+            )
         names = [name for name in answer if name is not Ellipsis]
         if not names:
             raise self.unsolved()
         for name in names:
             if not isinstance(name, str):
-                raise Wrong("not a set", f"The set holds {name!r:.80}, and names are wanted, such as 'gelu'.")
+                raise Wrong(
+                    "not a set", f"The set holds a {type(name).__name__}, and names are wanted, such as 'gelu'."
+                )
             if name not in FUNCTIONS:
                 raise Wrong("unknown name", f"{name!r} is none of {', '.join(FUNCTIONS)}.")
         return set(names)

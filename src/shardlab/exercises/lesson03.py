@@ -35,7 +35,7 @@ class Tolerance(Exercise):
         ),
         Mistake(
             "relative to |y|",
-            "Where a sum cancels, y is near 0 and its error is not: that comes from the terms, so ask how large they are.",
+            "Where a sum cancels, y is near 0 and its error is not: that comes from the terms: how large are they?",
         ),
         Mistake(
             "float64's eps",
@@ -139,6 +139,8 @@ def habit(side, trials, tolerances):
     y = torch.cat([trial.exact.flatten().abs() for trial in trials])
     size = torch.cat([terms(trial).flatten() for trial in trials])
     sure = (y > 0.01 * size) & (everywhere > 0)  # where y does not cancel, so that float32 has it right, too
+    if not sure.any():
+        return None
     line = torch.stack([torch.ones_like(y), y], 1)[sure] / everywhere[sure, None]
     fit = torch.linalg.lstsq(line, torch.ones_like(line[:, :1])).solution
     if (line @ fit - 1).abs().max() < 1e-2 and fit[1] > 0:  # tol = a + b|y|

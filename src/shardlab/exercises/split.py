@@ -197,6 +197,8 @@ def columns(W, leaves):
     found = [[] for _ in range(W.shape[1])]
     value = grad = 0.0
     for leaf, leaf_grad in leaves:
+        if leaf.shape[1] == len(W) and (len(leaf) != len(W) or any((row == W.T).all(1).any() for row in leaf)):
+            leaf, leaf_grad = leaf.T, leaf_grad.T  # it holds pieces of W.T
         for column, column_grad in zip(leaf.T, leaf_grad.T, strict=True):
             hits = (column[:, None] == W).all(0).nonzero()
             if len(hits):
@@ -237,7 +239,7 @@ def flat(grads):
 
 
 def calls(traffic):
-    return [(call.name, call.payload) for call in traffic]
+    return sorted((call.name, call.payload) for call in traffic)
 
 
 def all_close(some, others):

@@ -187,7 +187,7 @@ def look_at_columns(seen, given, mesh, case):
             seen.grads[name] = [
                 (leaf.detach().cpu(), leaf.grad.cpu())
                 for leaf in leaves
-                if leaf.grad is not None and leaf.dim() == 2 and len(leaf) == len(tensor)
+                if leaf.grad is not None and leaf.dim() == 2 and len(tensor) in leaf.shape
             ]
 
 

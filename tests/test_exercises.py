@@ -1,0 +1,832 @@
+"""The checks of the exercises: right answers pass, however they are written, and each wrong one is told its own name.
+
+The answers here are written independently of the tables in shardlab.exercises, in the words of a learner.
+"""
+
+import os
+import random
+import re
+import sys
+import time
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch.nn import functional as F
+
+from shardlab import Mesh, Shards, exercises
+from shardlab.exercises.exercise import Exercise
+from shardlab.exercises.split import Split
+from shardlab.exercises.verdict import UNSOLVED, Verdict
+
+ALL = {name: value for name, value in vars(exercises).items() if isinstance(value, Exercise)}
+SPLITS = {name: exercise for name, exercise in ALL.items() if isinstance(exercise, Split)}
+GRAD = "with gradients"  # the mistake shows in the gradients alone
+
+
+# ---------------------------------------------------------------- answers that are right, with and without gradients
+
+
+def column_transposed(mesh, X, W):
+    y_ = F.linear(mesh.copy(X), W.T)
+    return mesh.all_gather(y_, -1)
+
+
+def column_einsum(mesh, X, W):
+    return mesh.all_gather(torch.einsum("bk,kn->bn", mesh.copy(X), W), dim=1)
+
+
+def column_with_bias_of_zeros(mesh, X, W):
+    zero_ = mesh.replicate(torch.zeros((), dtype=torch.float64))
+    return mesh.all_gather(torch.matmul(mesh.copy(X), W) + zero_, dim=1)
+
+
+def column_back_and_forth(mesh, X, W):
+    if mesh.size == 1:
+        return X @ W
+    return mesh.all_gather((W.T @ mesh.copy(X).T).T, dim=1)
+
+
+def column_on_the_axis(mesh, X, W):
+    tp = mesh["tp"]
+    return tp.all_gather(tp.copy(X).mm(W), dim=1)
+
+
+def row_in_two_steps(mesh, X, W):
+    partial_ = F.linear(X, W.transpose(0, 1))
+    return mesh.all_reduce(partial_)
+
+
+def row_einsum(mesh, X, W):
+    return mesh.all_reduce(torch.einsum("bk,kn->bn", X, W), op="sum")
+
+
+def row_outer_products(mesh, X, W):
+    return mesh.all_reduce((X.unsqueeze(-1) * W).sum(1))
+
+
+def bias_with_copies_elsewhere(mesh, X, W, b):
+    y_ = mesh.all_reduce(torch.addmm(torch.zeros_like(b), X, W))
+    return torch.add(y_, b)
+
+
+def uneven_by_hand(mesh, X, W):
+    pieces = W.tensor_split(mesh.size, dim=1)
+    W_ = Shards([pieces[rank].clone() for rank in mesh.ranks], mesh)
+    return mesh.all_gather(mesh.copy(X) @ W_, dim=1)
+
+
+def uneven_last_takes_the_rest(mesh, X, W):
+    width = W.shape[1] // mesh.size
+    ends = [width * (r + 1) for r in range(mesh.size - 1)]
+    pieces = W.tensor_split(ends, dim=1)
+    W_ = Shards([pieces[rank] for rank in mesh.ranks], mesh)
+    return mesh.all_gather(F.linear(mesh.copy(X), W_.T), dim=1)
+
+
+def padded_with_cat(mesh, X, W):
+    K, N = W.shape
+    width = -(-N // mesh.size)
+    zeros = torch.zeros(K, width * mesh.size - N, dtype=W.dtype)
+    W_ = mesh.shard(torch.cat([W, zeros], dim=1), dim=1)
+    return mesh.all_gather(mesh.copy(X) @ W_, dim=1).narrow(1, 0, N)
+
+
+def padded_in_front(mesh, X, W):
+    extra = -W.shape[1] % mesh.size
+    y_ = mesh.all_gather(mesh.copy(X) @ mesh.shard(F.pad(W, (extra, 0)), dim=1), dim=1)
+    return y_[:, extra:]
+
+
+def padded_shard_by_shard(mesh, X, W):
+    width = -(-W.shape[1] // mesh.size)
+    W_ = mesh.shard(W, dim=1)
+    own = [F.pad(w, (0, width - w.shape[1])) for w in W_.shards]
+    y_ = mesh.all_gather(mesh.copy(X) @ Shards(own, mesh), dim=1)
+    sizes = [len(piece) for piece in torch.arange(W.shape[1]).tensor_split(mesh.size)]
+    return torch.cat([y_[:, r * width : r * width + size] for r, size in enumerate(sizes)], dim=1)
+
+
+RIGHT = {
+    "weighted_sum": [
+        lambda mesh, X: mesh.all_reduce(mesh.copy(X) * (1 + mesh.rank)),
+        lambda mesh, X: mesh.all_reduce(torch.mul(mesh.rank + 1, mesh.copy(X))),
+        lambda mesh, X: mesh.all_reduce((1.0 + mesh.rank.double()) * mesh.copy(X.clone())),
+    ],
+    "column_linear": [
+        column_transposed,
+        column_einsum,
+        column_with_bias_of_zeros,
+        column_back_and_forth,
+        column_on_the_axis,
+    ],
+    "row_linear": [row_in_two_steps, row_einsum, row_outer_products, lambda mesh, X, W: mesh.all_reduce(X.matmul(W))],
+    "reduce_then_activate": [
+        lambda mesh, X, W: F.gelu(row_einsum(mesh, X, W)),
+        lambda mesh, X, W: torch.nn.GELU()(row_in_two_steps(mesh, X, W)),
+        lambda mesh, X, W: (lambda p: p * 0.5 * (1 + torch.erf(p / 2**0.5)))(mesh.all_reduce(X @ W)),
+    ],
+    "row_bias": [
+        bias_with_copies_elsewhere,
+        lambda mesh, X, W, b: b + row_einsum(mesh, X, W),
+        lambda mesh, X, W, b: mesh.all_reduce(F.linear(X, W.T)) + b.unsqueeze(0),
+    ],
+    "uneven_linear": [
+        lambda mesh, X, W: mesh.all_gather(mesh.copy(X) @ mesh.shard(W, 1), 1),
+        lambda mesh, X, W: mesh.all_gather(F.linear(mesh.copy(X), mesh.shard(W.T, dim=0)), dim=-1),
+        uneven_by_hand,
+        uneven_last_takes_the_rest,
+    ],
+    "padded_linear": [padded_with_cat, padded_in_front, padded_shard_by_shard],
+}
+WITHOUT_GRADIENTS = {  # right in value and communication; not asked for more
+    "weighted_sum": [lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * X)],
+    "column_linear": [
+        lambda mesh, X, W: mesh.all_gather(X @ W, dim=1),
+        lambda mesh, X, W: mesh.all_gather((X @ W).detach(), dim=1),
+    ],
+    "row_linear": [lambda mesh, X, W: mesh.all_gather(mesh.reduce_scatter(X @ W, dim=1), dim=1)],
+    "row_bias": [lambda mesh, X, W, b: mesh.all_reduce(X @ W + mesh.copy(b) / mesh.size)],
+    "uneven_linear": [lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=1), dim=1)],
+    "padded_linear": [lambda mesh, X, W: padded_with_cat(mesh, X.detach(), W)],
+}
+
+
+def numbered(table):
+    return [
+        pytest.param(name, each, id=f"{name}-{i}") for name, answers in table.items() for i, each in enumerate(answers)
+    ]
+
+
+@pytest.mark.parametrize("name, answer", numbered(RIGHT))
+def test_a_right_answer_is_never_rejected(name, answer):
+    for gradients in (False, True):
+        for _ in range(8):
+            verdict = SPLITS[name].check(answer, gradients=gradients)
+            assert verdict.passed, verdict
+            assert verdict.mistake is None
+
+
+@pytest.mark.parametrize("name, answer", numbered(WITHOUT_GRADIENTS))
+def test_what_is_not_asked_is_not_held_against_an_answer(name, answer):
+    for _ in range(10):
+        verdict = SPLITS[name].check(answer)
+        assert verdict.passed, verdict
+
+
+def test_every_exercise_has_right_answers():
+    assert set(RIGHT) == set(SPLITS)
+    assert set(ALL) == {*SPLITS, "report_devices", "exempt", "tolerance"}
+
+
+# ---------------------------------------------------------------- answers that are wrong, by the name of the mistake
+
+
+def stacked(mesh, X, W):
+    return mesh.all_gather(torch.matmul(X, W), 0)
+
+
+def rotated(mesh, X, W):
+    y_ = mesh.all_gather(X @ W, dim=1)
+    return y_.roll(y_.shape[1] // mesh.size, 1)
+
+
+def backwards(mesh, X, W):
+    pieces = mesh.all_gather(X @ W, dim=1).tensor_split(mesh.size, dim=1)
+    return torch.cat(tuple(reversed(pieces)), dim=1)
+
+
+def whole_weight(mesh, X, W):
+    return torch.matmul(X, mesh.all_gather(W, -1))
+
+
+def whole_row_weight(mesh, X, W):
+    return F.linear(mesh.all_gather(X, -1), mesh.all_gather(W, 0).T)
+
+
+def decoy(mesh, X, W):
+    mesh.all_gather(X @ W, dim=1)
+    return mesh.replicate(X.shards[0] @ torch.cat(W.shards, 1))
+
+
+def first_shard_for_all(mesh, X, W):
+    y_ = X @ W
+    return torch.cat([mesh.broadcast(y_, src=0)] * mesh.size, dim=1)
+
+
+def peeking(mesh, X, W):
+    y = torch.cat([x @ w for x, w in zip(X.shards, W.shards, strict=True)], dim=1)
+    return Shards([y] * mesh.size, mesh)
+
+
+def peeking_rows(mesh, X, W):
+    y = sum(x @ w for x, w in zip(X.shards, W.shards, strict=True))
+    return Shards([y.clone() for _ in X.shards], mesh)
+
+
+def placed_again(mesh, X, W):
+    return mesh.replicate(torch.cat((X @ W).shards, dim=1))
+
+
+def only_if_first(mesh, b):
+    return b * (mesh.rank == 0)
+
+
+def only_if_last(mesh, b):
+    return torch.where(mesh.rank == mesh.size - 1, b, b * 0)
+
+
+def truncated(mesh, X, W):
+    width = W.shape[1] // mesh.size
+    W_ = mesh.shard(W.narrow(1, 0, width * mesh.size), dim=1)
+    return mesh.all_gather(X @ W_, 1)
+
+
+def chunk_in_a_loop(mesh, X, W):
+    chunks = W.chunk(mesh.size, 1)
+    return mesh.all_gather(Shards([x @ chunks[r] for r, x in zip(mesh.ranks, X.shards, strict=True)], mesh), dim=1)
+
+
+def chunk_with_zip(mesh, X, W):
+    pairs = zip(X.shards, W.chunk(mesh.size, 1))  # noqa: B905
+    return mesh.all_gather(Shards([x @ w for x, w in pairs], mesh), dim=1)
+
+
+def zero_padded(mesh, W):
+    extra = -W.shape[1] % mesh.size
+    return mesh.shard(torch.cat([W, W.new_zeros(len(W), extra)], 1), dim=1)
+
+
+def garbage_padded(mesh, X, W):
+    extra = -W.shape[1] % mesh.size
+    W_ = mesh.shard(torch.cat([W, torch.ones(len(W), extra, dtype=W.dtype)], 1), dim=1)
+    return mesh.all_gather(mesh.copy(X) @ W_, dim=1)[:, : W.shape[1]]
+
+
+def padding_in_the_mean(mesh, X, W):
+    y_ = mesh.all_gather(mesh.copy(X) @ zero_padded(mesh, W), dim=1)
+    return y_[:, : W.shape[1]] + y_[:, W.shape[1] :].sum(dim=-1).unsqueeze(1)
+
+
+def sliced_by_rank(mesh, X, W):
+    N, n = W.shape[1], mesh.size
+    W_ = mesh.replicate(W)
+    low, high = mesh.rank * N // n, (mesh.rank + 1) * N // n
+    return mesh.all_gather(mesh.copy(X) @ W_[:, low:high], dim=1)
+
+
+def padded_and_sliced_by_rank(mesh, X, W):
+    W_ = mesh.replicate(F.pad(W, (0, -W.shape[1] % mesh.size)))
+    width = W_.shape[1] // mesh.size
+    y_ = X @ W_[:, mesh.rank * width : (mesh.rank + 1) * width]
+    return mesh.all_gather(y_, dim=1)[:, : W.shape[1]]
+
+
+COLUMN = {
+    "no gather": [lambda mesh, X, W: F.linear(X, W.T)],
+    "gather on the wrong dim": [stacked],
+    "a reduce where a gather belongs": [lambda mesh, X, W: mesh.all_reduce(F.linear(X, W.T))],
+    "gather in the wrong order": [rotated, backwards],
+    "one shard's columns for all": [first_shard_for_all],
+    "the baseline in disguise": [whole_weight, decoy],
+    "transposed W": [lambda mesh, X, W: mesh.all_gather(X @ W.transpose(0, 1), dim=1)],
+    "missing backward all-reduce": [(GRAD, lambda mesh, X, W: mesh.all_gather(F.linear(X, W.T), 1))],
+    "reduced again in backward": [
+        (GRAD, lambda mesh, X, W: mesh.copy(column_einsum(mesh, X, W))),
+        (GRAD, lambda mesh, X, W: mesh.all_gather(mesh.copy(X).mm(W), 1, "partial")),
+    ],
+    "copy of a cut tensor": [(GRAD, lambda mesh, X, W: column_einsum(mesh, X, mesh.copy(W)))],
+    "placed again": [placed_again],
+    "reads other shards": [peeking],
+    "extra communication": [
+        lambda mesh, X, W: mesh.all_reduce(column_einsum(mesh, X, W)) / mesh.size,
+        lambda mesh, X, W: mesh.broadcast(column_einsum(mesh, X, W)),
+    ],
+    "detached": [(GRAD, lambda mesh, X, W: mesh.all_gather((X @ W).detach(), dim=1))],
+}
+ROW = {
+    "no reduce": [lambda mesh, X, W: F.linear(X, W.T)],
+    "a gather where a reduce belongs": [lambda mesh, X, W: mesh.all_gather(X.mm(W), -1), stacked],
+    "mean for sum": [lambda mesh, X, W: mesh.all_reduce(X @ W / mesh.size)],
+    "max for sum": [lambda mesh, X, W: mesh.all_reduce(X.mm(W), "max")],
+    "reducing twice": [lambda mesh, X, W: mesh.all_reduce(row_einsum(mesh, X, W))],
+    "one shard's partial sum": [lambda mesh, X, W: mesh.broadcast(X.mm(W))],
+    "only a slice of the sum": [lambda mesh, X, W: mesh.reduce_scatter(X.mm(W), -1)],
+    "the baseline in disguise": [whole_row_weight],
+    "transposed W": [lambda mesh, X, W: mesh.all_reduce(X @ W.transpose(0, 1))],
+    "reduced again in backward": [(GRAD, lambda mesh, X, W: mesh.copy(row_einsum(mesh, X, W)))],
+    "copy of a cut tensor": [(GRAD, lambda mesh, X, W: row_einsum(mesh, mesh.copy(X), W))],
+    "reads other shards": [peeking_rows],
+    "placed again": [lambda mesh, X, W: mesh.replicate(sum((X @ W).shards))],
+    "extra communication": [
+        lambda mesh, X, W: mesh.broadcast(row_einsum(mesh, X, W)),
+        lambda mesh, X, W: mesh.all_gather(X.mm(W).unsqueeze(0), 0).sum(0),
+        (GRAD, lambda mesh, X, W: mesh.all_gather(mesh.reduce_scatter(X @ W, dim=1), dim=1)),
+    ],
+    "detached": [(GRAD, lambda mesh, X, W: row_einsum(mesh, X.detach(), W))],
+}
+ACTIVATE = {
+    "nonlinearity before the reduction": [lambda mesh, X, W: mesh.all_reduce(F.gelu(F.linear(X, W.T)))],
+    "nonlinearity twice": [
+        lambda mesh, X, W: F.gelu(F.gelu(row_einsum(mesh, X, W))),
+        lambda mesh, X, W: F.gelu(mesh.all_reduce(F.gelu(X.mm(W)))),
+    ],
+    "no nonlinearity": [row_einsum],
+    "another nonlinearity": [
+        lambda mesh, X, W: row_einsum(mesh, X, W).relu(),
+        lambda mesh, X, W: row_einsum(mesh, X, W).tanh(),
+    ],
+    "gelu by its tanh approximation": [lambda mesh, X, W: torch.nn.GELU("tanh")(row_einsum(mesh, X, W))],
+    "no reduce": [lambda mesh, X, W: F.gelu(F.linear(X, W.T))],
+    "a gather where a reduce belongs": [lambda mesh, X, W: F.gelu(stacked(mesh, X, W))],
+    "mean for sum": [lambda mesh, X, W: F.gelu(mesh.all_reduce(X @ W / mesh.size))],
+    "max for sum": [lambda mesh, X, W: F.gelu(mesh.all_reduce(X.mm(W), "max"))],
+    "reducing twice": [lambda mesh, X, W: F.gelu(mesh.all_reduce(row_einsum(mesh, X, W)))],
+    "the baseline in disguise": [lambda mesh, X, W: F.gelu(whole_row_weight(mesh, X, W))],
+    "reduced again in backward": [(GRAD, lambda mesh, X, W: F.gelu(mesh.copy(row_einsum(mesh, X, W))))],
+}
+BIAS = {
+    "bias on every shard": [lambda mesh, X, W, b: mesh.all_reduce(F.linear(X, W.T, b))],
+    "bias twice": [lambda mesh, X, W, b: mesh.all_reduce(X @ W) + 2 * b],
+    "no bias": [lambda mesh, X, W, b: row_einsum(mesh, X, W)],
+    "bias subtracted": [lambda mesh, X, W, b: -(b - row_einsum(mesh, X, W))],
+    "a fraction of the bias": [lambda mesh, X, W, b: row_einsum(mesh, X, W) + b.div(mesh.size)],
+    "bias divided by n": [(GRAD, lambda mesh, X, W, b: mesh.all_reduce(b / mesh.size + X.mm(W)))],
+    "bias on one shard": [
+        (GRAD, lambda mesh, X, W, b: mesh.all_reduce(X @ W + only_if_first(mesh, b))),
+        (GRAD, lambda mesh, X, W, b: mesh.all_reduce(X @ W + only_if_last(mesh, b))),
+    ],
+    "bias after the reduction on one shard": [
+        lambda mesh, X, W, b: row_einsum(mesh, X, W) + only_if_first(mesh, b),
+    ],
+    "no reduce": [lambda mesh, X, W, b: F.linear(X, W.T, b)],
+    "a gather where a reduce belongs": [lambda mesh, X, W, b: mesh.all_gather(F.linear(X, W.T, b), -1)],
+    "mean for sum": [lambda mesh, X, W, b: mesh.all_reduce(X @ W / mesh.size) + b],
+    "max for sum": [lambda mesh, X, W, b: mesh.all_reduce(X.mm(W), "max") + b],
+    "reducing twice": [lambda mesh, X, W, b: mesh.all_reduce(row_einsum(mesh, X, W)) + b],
+    "the baseline in disguise": [lambda mesh, X, W, b: whole_row_weight(mesh, X, W) + b],
+    "reduced again in backward": [(GRAD, lambda mesh, X, W, b: mesh.copy(row_einsum(mesh, X, W) + b))],
+    "extra communication": [(GRAD, lambda mesh, X, W, b: mesh.all_reduce(X @ W + mesh.copy(b) / mesh.size))],
+}
+SUM = {
+    "ranks from 0": [lambda mesh, X: mesh.all_reduce(X * mesh.rank)],
+    "no weights": [lambda mesh, X: mesh.all_reduce(X.clone())],
+    "no reduce": [lambda mesh, X: X + X * mesh.rank],
+    "weights after the sum": [lambda mesh, X: mesh.all_reduce(X) * (mesh.rank + 1)],
+    "a gather where a reduce belongs": [lambda mesh, X: mesh.all_gather(X + X * mesh.rank, -1)],
+    "mean for sum": [lambda mesh, X: mesh.all_reduce(X * (mesh.rank + 1) / mesh.size)],
+    "max for sum": [lambda mesh, X: mesh.all_reduce(X * (mesh.rank + 1), "max")],
+    "reducing twice": [lambda mesh, X: mesh.all_reduce(mesh.all_reduce(X + X * mesh.rank))],
+    "no communication": [lambda mesh, X: sum(X * (r + 1) for r in range(mesh.size))],
+    "missing backward all-reduce": [(GRAD, lambda mesh, X: mesh.all_reduce(X + X * mesh.rank))],
+    "reduced again in backward": [(GRAD, lambda mesh, X: mesh.copy(mesh.all_reduce(X + X * mesh.rank)))],
+}
+EITHER_WIDTH = {
+    "no gather": [lambda mesh, X, W: X.mm(mesh.shard(W, -1))],
+    "gather on the wrong dim": [lambda mesh, X, W: mesh.all_gather(X.mm(mesh.shard(W, -1)), 0)],
+    "a reduce where a gather belongs": [lambda mesh, X, W: mesh.all_reduce(X.mm(mesh.shard(W, -1)))],
+    "gather in the wrong order": [lambda mesh, X, W: mesh.all_gather(X.mm(mesh.shard(W, -1)), -1).flip(-1)],
+    "chunk loses shards": [chunk_in_a_loop, chunk_with_zip],
+    "the tail dropped": [truncated],
+    "padding left on": [lambda mesh, X, W: mesh.all_gather(mesh.copy(X) @ zero_padded(mesh, W), dim=1)],
+    "trimmed on the wrong side": [
+        lambda mesh, X, W: mesh.all_gather(X @ zero_padded(mesh, W), dim=1)[:, -W.shape[1] :],
+    ],
+    "the baseline in disguise": [
+        lambda mesh, X, W: torch.matmul(X, mesh.replicate(W)),
+        lambda mesh, X, W: X @ mesh.all_gather(mesh.shard(W, 1), 1),
+    ],
+    "transposed W": [lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W.transpose(0, 1), dim=1), dim=1)],
+    "cut by rows": [lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, 0), 1)],
+    "W not placed": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1)],
+    "W whole on every shard": [sliced_by_rank],
+    "detached": [(GRAD, lambda mesh, X, W: padded_with_cat(mesh, X, W).detach())],
+}
+UNEVEN = {
+    **EITHER_WIDTH,
+    "detached": [(GRAD, lambda mesh, X, W: uneven_by_hand(mesh, X, W.detach()))],
+    "padding on the wire": [padded_with_cat],
+    "missing backward all-reduce": [(GRAD, lambda mesh, X, W: mesh.all_gather(X.mm(mesh.shard(W, -1)), -1))],
+    "reduced again in backward": [
+        (GRAD, lambda mesh, X, W: mesh.copy(mesh.all_gather(mesh.copy(X).mm(mesh.shard(W, -1)), -1))),
+        (GRAD, lambda mesh, X, W: mesh.all_gather(mesh.copy(X).mm(mesh.shard(W, -1)), -1, "partial")),
+    ],
+}
+PADDED = {
+    **EITHER_WIDTH,
+    "W whole on every shard": [padded_and_sliced_by_rank],
+    "uneven communication": [sliced_by_rank],
+    "not padded": [lambda mesh, X, W: mesh.all_gather(X.mm(mesh.shard(W, -1)), -1)],
+    "missing backward all-reduce": [
+        (GRAD, lambda mesh, X, W: mesh.all_gather(X @ zero_padded(mesh, W), dim=1)[:, : W.shape[1]])
+    ],
+    "reduced again in backward": [(GRAD, lambda mesh, X, W: mesh.copy(padded_with_cat(mesh, X, W)))],
+    "padding is not zero": [(GRAD, garbage_padded)],
+    "padding gets a gradient": [(GRAD, padding_in_the_mean)],
+}
+WRONG = {
+    "weighted_sum": SUM,
+    "column_linear": COLUMN,
+    "row_linear": ROW,
+    "reduce_then_activate": ACTIVATE,
+    "row_bias": BIAS,
+    "uneven_linear": UNEVEN,
+    "padded_linear": PADDED,
+}
+
+
+def wrong_answers():
+    for name, table in WRONG.items():
+        for mistake, answers in table.items():
+            for i, answer in enumerate(answers):
+                gradients = isinstance(answer, tuple)
+                yield pytest.param(
+                    name,
+                    mistake,
+                    answer[1] if gradients else answer,
+                    gradients,
+                    id=f"{name}-{mistake}-{i}".replace(" ", "_"),
+                )
+
+
+@pytest.mark.parametrize("name, mistake, answer, gradients", list(wrong_answers()))
+def test_a_wrong_answer_is_told_its_own_mistake(name, mistake, answer, gradients):
+    for _ in range(3):
+        if gradients:
+            value = SPLITS[name].check(answer)
+            assert value.passed, f"wrong in its gradients alone: {value}"
+        verdict = SPLITS[name].check(answer, gradients=gradients)
+        assert not verdict.passed
+        assert verdict.mistake == mistake, verdict
+        assert re.search(r"\d", verdict.message), "a message comes with numbers"
+        if not gradients:
+            assert SPLITS[name].check(answer, gradients=True).mistake == mistake
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_every_mistake_of_the_table_is_made_here(name):
+    names = [mistake.name for mistake in SPLITS[name].mistakes]
+    assert len(names) == len(set(names))
+    assert set(names) <= set(WRONG[name])
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_each_way_in_the_table_is_its_own_mistake(name):
+    """No way to make one mistake does what another mistake does."""
+    for mistake in SPLITS[name].mistakes:
+        for way in mistake.ways:
+            verdict = SPLITS[name].check(way)
+            verdict = verdict if not verdict.passed else SPLITS[name].check(way, gradients=True)
+            assert verdict.mistake == mistake.name, verdict
+
+
+def test_an_unknown_mistake_is_not_given_a_name():
+    verdict = exercises.row_linear.check(lambda mesh, X, W: mesh.all_reduce(X @ W) + 0.25)
+    assert verdict.mistake is None
+    assert re.search(r"On 2 shards, shard 0 of the result has \S+ at \[\d, \d\] where \S+ is wanted", verdict.message)
+    only_third = lambda mesh, X, W: mesh.all_reduce(X @ W) + 0.25 * (mesh.rank == 2)  # noqa: E731
+    assert "On 3 shards, shard 2 of the result" in exercises.row_linear.check(only_third).message
+
+
+# ---------------------------------------------------------------- answers that are no answers
+
+
+def raises(error):
+    def answer(*arguments):
+        raise error
+
+    return answer
+
+
+def writes_into_X(mesh, X, W):
+    X.mul_(2)
+    return mesh.all_gather(X @ W / 2, dim=1)
+
+
+def no_return(mesh, X, W):
+    mesh.all_gather(X @ W, dim=1)
+
+
+class Odd:
+    """Nothing about it works."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("odd")
+
+    def __repr__(self):
+        raise RuntimeError("odd")
+
+    __eq__ = __len__ = __iter__ = __bool__ = __repr__
+
+
+NONSENSE = {
+    "an error": [
+        raises(SystemExit(3)),
+        raises(RecursionError("deep")),
+        raises(GeneratorExit()),
+        raises(AssertionError()),
+        lambda mesh, X, W: X @ X.wrong,
+        lambda mesh, X, W: X @ X,
+        lambda mesh, X, W: mesh.all_gather(X @ W, dim=7),
+        lambda mesh, X, W: mesh.all_gather(X.shards[0], dim=1),
+        lambda mesh, X, W: sys.exit("bye"),
+        lambda mesh, X, W: 1 / 0,
+    ],
+    "a plain tensor": [lambda mesh, X, W: (X @ W).shards[0]],
+    "not a Shards": [
+        lambda mesh, X, W: (X @ W).shards,
+        lambda mesh, X, W: 3,
+        lambda mesh, X, W: "y",
+        lambda mesh, X, W: Odd(),
+        lambda mesh, X, W: Shards([1] * mesh.size, mesh),
+        lambda mesh, X, W: lambda: X,
+    ],
+    "another mesh": [
+        lambda mesh, X, W: Mesh(mesh.size).replicate(torch.zeros(2, 2)),
+        lambda mesh, X, W: Shards(X.shards, None),
+    ],
+    "shards lost": [lambda mesh, X, W: Shards(X.shards[1:], mesh), lambda mesh, X, W: Shards([], mesh)],
+    "wrong device": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).to("meta")],
+    "wrong dtype": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).float()],
+    "wrong shape": [
+        lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).sum(),
+        lambda mesh, X, W: mesh.all_gather(X @ W, dim=1)[None],
+        lambda mesh, X, W: X[:0],
+    ],
+    "not a number": [
+        lambda mesh, X, W: mesh.all_gather(X @ W, dim=1) * torch.nan,
+        lambda mesh, X, W: mesh.all_gather(X @ W, dim=1) / 0,
+    ],
+    "arguments changed": [writes_into_X],
+    "no return": [no_return],
+    "wrong signature": [lambda: None, lambda mesh: None, lambda mesh, X, W, b: None, lambda *, mesh: None],
+    "not a function": [3, "column_linear", torch.zeros(2), [], Odd()],
+    UNSOLVED: [None, ..., lambda mesh, X, W: None, lambda mesh, X, W: ..., raises(NotImplementedError())]
+    + [raises(NotImplementedError("later"))],
+}
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("mistake", NONSENSE)
+def test_no_answer_makes_a_check_raise(mistake, gradients):
+    for answer in NONSENSE[mistake]:
+        if mistake == "arguments changed" and gradients:
+            continue  # autograd itself forbids it, with an error
+        verdict = exercises.column_linear.check(answer, gradients=gradients)
+        assert isinstance(verdict, Verdict)
+        assert not verdict.passed
+        assert verdict.mistake == mistake, verdict
+        assert len(verdict.message) > 20
+        assert verdict._repr_html_()
+
+
+def test_an_interrupt_is_not_an_answer():
+    for exercise in ALL.values():
+        if exercise is exercises.exempt:
+            continue
+        with pytest.raises(KeyboardInterrupt):
+            exercise.check(raises(KeyboardInterrupt()))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_unsolved_stub_says_the_same_each_time_and_what_to_do(name):
+    def stub(*arguments): ...
+
+    stub = {...} if name == "exempt" else stub
+    one, two = ALL[name].check(stub), ALL[name].check(stub)
+    assert one == two
+    assert (one.passed, one.mistake) == (False, UNSOLVED)
+    assert repr(one).startswith(f"… {name}: not solved yet. ")
+    assert ALL[name].check().mistake == UNSOLVED
+
+
+def test_a_passed_verdict_says_the_same_each_time():
+    answers = {name: answers[0] for name, answers in RIGHT.items()} | THREE
+    for name, answer in answers.items():
+        assert repr(ALL[name].check(answer)) == repr(ALL[name].check(answer))
+
+
+# ---------------------------------------------------------------- the three that are not splits
+
+
+def careful(X, W, n):
+    return 4 * X.shape[1] ** 0.5 * 2.0**-24 * (X.abs() @ W.abs())
+
+
+THREE = {
+    "report_devices": lambda mesh, X: [str(shard.device) for shard in mesh.replicate(X).shards],
+    "exempt": {"identity", "double", "negate"},
+    "tolerance": careful,
+}
+DEVICES = {
+    "the device of X itself": [lambda mesh, X: [str(X.device) for _ in mesh.replicate(X).shards]],
+    "not a list": [lambda mesh, X: "cpu", lambda mesh, X: {"cpu"}, lambda mesh, X: [0, 1]],
+    "devices, not strings": [
+        lambda mesh, X: [t.device for t in mesh.replicate(X).shards],
+        lambda mesh, X: mesh.devices,
+    ],
+    "each device once": [lambda mesh, X: list(dict.fromkeys(map(str, mesh.devices)))],
+    "out of order": [lambda mesh, X: [str(device) for device in reversed(mesh.devices)]],
+    "not placed": [lambda mesh, X: [str(device) for device in mesh.devices]],
+    "only a piece on each shard": [lambda mesh, X: [str(t.device) for t in mesh.shard(X, dim=1).shards]],
+    "other devices": [lambda mesh, X: [f"gpu{r}" for r in range(mesh.size)]],
+    "an error": [lambda mesh, X: mesh.replicate(X).device, lambda mesh, X: sys.exit()],
+    UNSOLVED: [lambda mesh, X: None],
+    "wrong signature": [lambda X: X],
+}
+TOLERANCES = {
+    "a fixed number": [lambda X, W, n: 1e-5, lambda X, W, n: torch.tensor(1e-2), lambda X, W, n: 10, lambda X, W, n: 0],
+    "relative to |y|": [
+        lambda X, W, n: 1e-5 * (X @ W).abs(),
+        lambda X, W, n: 1e-5 + 1.3e-6 * (X @ W).abs(),
+        lambda X, W, n: 1e-3 * (X.double() @ W.double()).abs(),
+    ],
+    "float64's eps": [
+        lambda X, W, n: careful(X, W, n) * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+    ],
+    "does not grow with K": [lambda X, W, n: 2.0**-23 * (X.abs() @ W.abs())],
+    "too tight": [lambda X, W, n: careful(X, W, n) / 4000, lambda X, W, n: -careful(X, W, n)],
+    "too loose": [
+        lambda X, W, n: careful(X, W, n) * 1e5,
+        lambda X, W, n: float("inf"),
+        lambda X, W, n: 0.01 * (X.abs() @ W.abs()),
+    ],
+    "not a number": [lambda X, W, n: float("nan")],
+    "not a tolerance": [lambda X, W, n: (1e-5, 1e-5), lambda X, W, n: X, lambda X, W, n: "1e-5", lambda X, W, n: 1j],
+    "arguments changed": [lambda X, W, n: X.abs_() @ W.abs_()],
+    "an error": [lambda X, W, n: X @ X, lambda X, W, n: sys.exit()],
+    UNSOLVED: [lambda X, W, n: None, raises(NotImplementedError)],
+    "wrong signature": [lambda X, W: 1e-5],
+    "not a function": [1e-5],
+}
+SETS = {
+    "affine is not linear": [{"identity", "double", "negate", "plus one"}],
+    "piecewise linear is not linear": [{"relu"}, ["identity", "abs"], {"leaky relu", "double"}],
+    "curved is not linear": [{"gelu"}, {"tanh", "identity"}, {"square"}, ("sigmoid",), {"silu"}],
+    "a linear one is missing": [{"identity"}, {"double", "negate"}],
+    "not a set": ["identity", 3, {1}, lambda names: names, Odd()],
+    "unknown name": [{"identity", "swish"}],
+    UNSOLVED: [set(), None, ..., {...}, []],
+}
+
+
+@pytest.mark.parametrize(
+    "name, table",
+    [("report_devices", DEVICES), ("tolerance", TOLERANCES), ("exempt", SETS)],
+    ids=["report_devices", "tolerance", "exempt"],
+)
+def test_the_other_exercises_name_their_mistakes(name, table):
+    for mistake, answers in table.items():
+        for answer in answers:
+            for _ in range(3):
+                verdict = ALL[name].check(answer)
+                assert not verdict.passed
+                assert verdict.mistake == mistake, verdict
+    names = [mistake.name for mistake in ALL[name].mistakes]
+    assert len(names) == len(set(names))
+    assert set(names) <= set(table)
+
+
+@pytest.mark.parametrize("name", THREE)
+def test_the_other_exercises_pass_what_is_right(name):
+    for _ in range(10):
+        verdict = ALL[name].check(THREE[name])
+        assert verdict.passed, verdict
+
+
+def test_several_tolerances_are_right():
+    norms = lambda X, W, n: 3 * X.shape[1] ** 0.5 * 2.0**-24 * X.norm(dim=1, keepdim=True) * W.norm(dim=0)  # noqa: E731
+    worst_case = lambda X, W, n: X.shape[1] * 2.0**-24 * (X.abs() @ W.abs())  # noqa: E731
+    one_number = lambda X, W, n: careful(X, W, n).max().item()  # noqa: E731
+    for answer in (norms, worst_case, one_number):
+        for _ in range(10):
+            verdict = exercises.tolerance.check(answer)
+            assert verdict.passed, verdict
+
+
+def test_the_exempt_ones_are_found_by_running_them(monkeypatch):
+    monkeypatch.setitem(exercises.FUNCTIONS, "abs", lambda x: 3 * x)
+    assert exercises.exempt.check(THREE["exempt"]).mistake == "a linear one is missing"
+    assert exercises.exempt.check(THREE["exempt"] | {"abs"}).passed
+
+
+# ---------------------------------------------------------------- how a check behaves
+
+
+def test_a_check_leaves_the_random_numbers_alone():
+    torch.manual_seed(7)
+    random.seed(7)
+    before, plain = torch.get_rng_state(), random.getstate()
+    for name, answer in ({n: a[0] for n, a in RIGHT.items()} | THREE).items():
+        ALL[name].check(answer)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert random.getstate() == plain
+
+
+def test_a_check_takes_other_numbers_each_time():
+    seen = []
+    for _ in range(2):
+        exercises.row_linear.check(lambda mesh, X, W: seen.append(X.shards[0].clone()) or mesh.all_reduce(X @ W))
+    assert len({tensor.sum().item() for tensor in seen}) == len(seen)
+
+
+def test_a_check_works_with_gradients_off_and_in_inference_mode():
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert exercises.column_linear.check(column_einsum, gradients=True).passed
+
+
+def test_a_check_restores_the_default_dtype():
+    def rude(mesh, X, W):
+        torch.set_default_dtype(torch.float16)
+        return column_einsum(mesh, X, W)
+
+    assert exercises.column_linear.check(rude).passed
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_check_is_quick(name, record_property):
+    answer = (THREE | {n: a[0] for n, a in RIGHT.items()})[name]
+    ALL[name].check(answer)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        ALL[name].check(answer)
+        times.append(time.perf_counter() - start)
+    record_property(f"{name}.check, best of 5", f"{min(times) * 1e3:.0f} ms")
+    assert min(times) < 5, "a check that a learner waits for"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_exercise_shows_its_task(name):
+    exercise = ALL[name]
+    html = exercise._repr_html_()
+    for text in (exercise.task, exercise.wanted, *exercise.given):
+        assert text in repr(exercise)
+        assert text.split("&")[0].split("<")[0].split("'")[0].split('"')[0] in html
+    assert 'scope="row"' in html
+    assert f"exercises.{name}.check" in html
+    assert exercise.name == name
+    assert exercise.__doc__ == repr(exercise)
+
+
+def test_a_verdict_shows_itself_in_words_and_escapes_them():
+    for passed, mistake, words in [(True, None, "passed"), (False, "no <gather>", "not yet: no &lt;gather&gt;")]:
+        verdict = Verdict("row_linear", passed, mistake, "a < b")
+        html = verdict._repr_html_()
+        assert words in html
+        assert "a &lt; b" in html
+        assert ("✓" if passed else "✗") in html
+        assert "background" not in html  # the page's own, light or dark
+        assert bool(verdict) is passed
+
+
+# ---------------------------------------------------------------- over ranks
+
+
+def check_on_this_rank():
+    """Runs wherever torch.distributed does: each rank comes to the same verdicts."""
+    got = {}
+    for name, answers in RIGHT.items():
+        over_ranks = [answer for answer in answers if answer is not uneven_last_takes_the_rest]
+        got[name] = [SPLITS[name].check(answer, gradients=True) for answer in over_ranks[:2]]
+        assert all(got[name]), got[name]
+    for name, table in WRONG.items():
+        for mistake, (answer, *_) in table.items():
+            if mistake in ("reads other shards", "placed again") or answer in (decoy, chunk_with_zip, chunk_in_a_loop):
+                continue  # there are no other shards to read here
+            gradients = isinstance(answer, tuple)
+            got[name, mistake] = SPLITS[name].check(answer[1] if gradients else answer, gradients)
+    for name, answer in THREE.items():
+        got[name] = ALL[name].check(answer)
+        assert got[name], got[name]
+    return got
+
+
+def run_rank(rank, size, store, results):
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["SHARDLAB_DEVICES"] = "cpu"
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    try:
+        got = check_on_this_rank()
+        results.put((rank, {key: verdict.mistake for key, verdict in got.items() if isinstance(verdict, Verdict)}))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.ranks
+def test_checks_over_two_ranks(tmp_path):
+    results = mp.get_context("spawn").Queue()
+    context = mp.spawn(run_rank, (2, tmp_path / "store", results), nprocs=2, join=False)
+    try:
+        got = dict(results.get(timeout=100) for _ in range(2))
+        assert any(context.join(timeout=20) for _ in range(2))  # each call waits for one of them to end
+    finally:
+        for process in context.processes:
+            process.kill()
+    assert got[0] == got[1]
+    for key, mistake in got[0].items():
+        if isinstance(key, tuple):
+            assert mistake == key[1], key
