@@ -133,7 +133,7 @@ class Split(Exercise):
             )
         sent, least = (sum(call.wire for call in calls) for calls in (seen.forward, wanted.forward))
         if sent > least * (1 + 1e-9) or (self.exact_bytes and sent != least):
-            name = "extra communication" if sent > least else "uneven communication"
+            name = "extra communication" if sent > least else "not padded"
             return Finding(ROAD, name, f"{where}, but {recorded}.")
         return None
 
