@@ -28,8 +28,10 @@ def tiles(tensors, ranks, devices, note=""):
     return svg.svg(stack(parts), f"{_count(tensors)}. {said}. {note}".strip())
 
 
-def text(tensors, ranks, devices):
+def text(tensors, ranks, devices, total=None):
     """Write the shards as plain text, for `print`: torch's own form of each, under its rank and shape.
+
+    `total` is the number of shards in all, where others are in other processes.
 
     >>> import torch
     >>> print(text([torch.ones(2), torch.zeros(1)], [0, 1], ["cpu", "cpu"]))
@@ -42,7 +44,7 @@ def text(tensors, ranks, devices):
     where = ", ".join(dict.fromkeys(devices)) or "no device"
     pairs = zip(tensors, ranks, strict=True)
     blocks = [f"shard {rank} {list(t.shape)}\n{t.detach().cpu()}" for t, rank in pairs]
-    return "\n".join([f"Shards of {len(tensors)} on {where}", *blocks])
+    return "\n".join([f"Shards of {total or len(tensors)} on {where}", *blocks])
 
 
 def _tile(tensor, rank, device, scale):

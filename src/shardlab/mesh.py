@@ -49,7 +49,7 @@ class Mesh:
             if type(length) is not int or length < 1:
                 raise ValueError(f"axis {axis!r} wants a whole number of shards from 1 up, not {length!r}")
         self.root, self.along = self, tuple(self.axes)
-        total = prod(self.axes.values())
+        total = self.total = prod(self.axes.values())
         if self.world and self.world != total:
             raise ValueError(
                 f"{self} wants {total} shards, but torch.distributed runs {self.world} ranks, one shard each. "

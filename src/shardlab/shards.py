@@ -78,10 +78,12 @@ class Shards:
         )
 
     def __repr__(self):
-        return draw.text(*self._for_drawing())
+        return draw.text(*self._for_drawing(), total=self.mesh.total)
 
     def _repr_html_(self):
-        return draw.tiles(*self._for_drawing())
+        elsewhere = self.mesh.total - len(self.shards)
+        note = f"{elsewhere} more in other processes" if elsewhere else ""
+        return draw.tiles(*self._for_drawing(), note)
 
     def _for_drawing(self):
         tensors = [tensor.detach() for tensor in self.shards]
