@@ -64,9 +64,8 @@ def run_notebook(path, mesh):
 
 def run_cell(source, name, names, quiet):
     """Run one cell; as in Jupyter, what its last line amounts to is shown."""
-    *body, last = ast.parse(source, name).body or [ast.Pass()]
-    if not isinstance(last, ast.Expr):
-        body, last = [*body, last], None
+    body = ast.parse(source, name).body
+    last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
     if quiet:
         names["print"] = lambda *args, **kwargs: None
     exec(compile(ast.Module(body, []), name, "exec"), names)
