@@ -6,6 +6,7 @@ from contextlib import suppress
 import torch
 
 from shardlab import Mesh
+from shardlab.record import Traffic
 
 
 def mesh_and_value():
@@ -86,25 +87,31 @@ def test_a_forward_recomputed_in_backward_is_a_forward():
 
 
 def test_a_backward_in_one_thread_is_not_seen_by_another():
-    """CUDA devices have a backward thread each."""
+    """CUDA devices have a backward thread each: here one waits within a collective's backward for another's."""
     mesh, x_ = mesh_and_value()
-    y_ = mesh.copy(x_)
-    entered, go_on = threading.Event(), threading.Event()
+    inside, go_on = threading.Event(), threading.Event()
 
-    def wait(grad):
-        with mesh.recorder.backward():
-            entered.set()
+    class Slow(Traffic):
+        def append(self, call):
+            super().append(call)
+            inside.set()
             assert go_on.wait(10)
 
-    thread = threading.Thread(target=wait, args=(None,))
+    slow = Slow()
+    y_ = mesh.copy(x_)
+    mesh.recorder.open.append(slow)
+    thread = threading.Thread(target=lambda: y_.sum().backward())
     thread.start()
-    assert entered.wait(10)
+    assert inside.wait(10)
+    mesh.recorder.open.remove(slow)
     with mesh.record() as traffic:
         mesh.all_reduce(x_)
-        y_.sum().backward()
+        mesh.copy(x_).sum().backward()
+        mesh.all_reduce(x_)
     go_on.set()
     thread.join(10)
-    assert [call.phase for call in traffic] == ["forward", "backward"] and not thread.is_alive()
+    assert [call.phase for call in traffic] == ["forward", "backward", "forward"] and not thread.is_alive()
+    assert [call.phase for call in slow] == ["backward"]
 
 
 def test_a_table_for_the_eye():

@@ -19,14 +19,23 @@ class Pair(torch.autograd.Function):
         return tuple(forward(parts))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, *grads):
-        with ctx.group.note.recorder.backward():
-            return None, None, None, *apart(ctx.back(grads))
+        if torch.is_grad_enabled():  # under create_graph=True: torch's clear error, should anyone differentiate again
+            return torch.autograd.function.once_differentiable(go_back)(ctx, *grads)
+        return go_back(ctx, *grads)
+
+
+def go_back(ctx, *grads):
+    phase = ctx.group.note.recorder.phase
+    phase.name = "backward"
+    try:
+        return None, None, None, *ctx.back(grads)
+    finally:
+        phase.name = "forward"
 
 
 def pair(group, parts, forward, backward):
-    if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
+    if torch.is_grad_enabled() and True in [part.requires_grad for part in parts]:
         return Pair.apply(group, forward, backward, *parts)
     return forward(parts)
 
@@ -38,7 +47,7 @@ def copy(group, parts):
         group,
         parts,
         forward=lambda xs: xs,
-        backward=lambda grads: summed(group, grads),
+        backward=lambda grads: apart(summed(group, grads)),
     )
 
 
@@ -89,7 +98,7 @@ def scatter(group, parts, dim):
         group,
         parts,
         forward=lambda xs: group.keep(xs, dim, sizes),
-        backward=lambda grads: gathered(group, grads, dim, sizes),
+        backward=lambda grads: apart(gathered(group, grads, dim, sizes)),
     )
 
 
@@ -102,7 +111,7 @@ def reduce_scatter(group, parts, dim):
         group,
         parts,
         forward=lambda xs: group.reduce_scatter(countable("reduce_scatter", xs), dim, sizes),
-        backward=lambda grads: gathered(group, grads, dim, sizes),
+        backward=lambda grads: apart(gathered(group, grads, dim, sizes)),
     )
 
 

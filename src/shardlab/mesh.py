@@ -20,6 +20,8 @@ from shardlab.moves import OneProcess, OverRanks
 from shardlab.record import Recorder
 from shardlab.shards import Shards
 
+REDUCES = {"sum": collectives.all_reduce, "max": collectives.all_reduce_max}
+GATHERS = {"replicated": collectives.all_gather, "partial": collectives.all_gather_partial}
 TIMEOUT = timedelta(seconds=60)  # how long a collective over ranks waits for the others
 
 
@@ -114,10 +116,9 @@ class Mesh:
 
     def all_reduce(self, x_, op="sum"):
         """*g*. y = x_0 + x_1 + …, on every shard; backward: the identity. `op="max"` has no gradient."""
-        if op not in ("sum", "max"):
+        if op not in REDUCES:
             raise ValueError(f"all_reduce knows op='sum' and op='max', not {op!r}")
-        pairs = {"sum": collectives.all_reduce, "max": collectives.all_reduce_max}
-        return self._collective("all_reduce", pairs[op], x_)
+        return self._collective("all_reduce", REDUCES[op], x_)
 
     def all_gather(self, x_, dim, grad="replicated"):
         """y = [x_0, x_1, …] along `dim`, on every shard.
@@ -126,10 +127,9 @@ class Mesh:
         since every shard goes on to do the same with y. Where each does something else with it (sequence
         parallelism), the gradients are partial sums: say `grad="partial"`, and backward is a reduce-scatter.
         """
-        pairs = {"replicated": collectives.all_gather, "partial": collectives.all_gather_partial}
-        if grad not in pairs:
+        if grad not in GATHERS:
             raise ValueError(f"all_gather's grad is 'replicated' or 'partial', not {grad!r}")
-        return self._collective("all_gather", pairs[grad], x_, dim)
+        return self._collective("all_gather", GATHERS[grad], x_, dim)
 
     def scatter(self, x_, dim):
         """Each shard keeps its own slice (torch.tensor_split) of a replicated value; backward: all-gather."""

@@ -75,15 +75,6 @@ class Recorder:
         finally:
             self.open = [other for other in self.open if other is not traffic]
 
-    @contextmanager
-    def backward(self):
-        """What is noted in here, on this thread, belongs to a backward."""
-        self.phase.name = "backward"
-        try:
-            yield
-        finally:
-            self.phase.name = "forward"
-
     def note(self, axis, size, kept=True):
         return Note(self, axis, size, kept)
 

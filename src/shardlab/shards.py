@@ -63,7 +63,8 @@ class Shards:
 
     def backward(self, gradient=None, **options):
         """One joint backward over the shards, each starting from its own copy of this (replicated) value."""
-        joint_backward(self, gradient, **options)
+        gradients = gradient if gradient is None else apart(spread(gradient, self.mesh))
+        torch.autograd.backward(self.shards, gradients, **options)
 
     def __iter__(self):
         return iter(self.unbind(0))
@@ -192,7 +193,7 @@ def apart(tensors):
     """The same tensors, where each has memory of its own: what becomes a `.grad` will be written into."""
     seen, owned = set(), []
     for tensor in tensors:
-        place = tensor.untyped_storage().data_ptr() if tensor is not None else None
+        place = tensor.untyped_storage().data_ptr()
         owned.append(tensor.clone() if place in seen and place else tensor)
         seen.add(place)
     return owned
