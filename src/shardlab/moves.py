@@ -8,6 +8,8 @@ In one process, shards that a move leaves equal on one device are one buffer see
 from n copies of it, and `Shards` refuses to write into them in place.
 """
 
+from itertools import accumulate
+
 import torch
 import torch.distributed as dist
 from torch.cuda import comm
@@ -22,7 +24,7 @@ class Group:
 
     def keep(self, parts, dim, sizes):
         """Each shard's own slice of a replicated value. Nothing moves."""
-        starts = [sum(sizes[:index]) for index in range(self.size)]
+        starts = list(accumulate(sizes, initial=0))
         return [part.narrow(dim, starts[i], sizes[i]) for part, i in zip(parts, self.indices, strict=True)]
 
 
