@@ -8,8 +8,19 @@ from shardlab.svg import CHAR, line, rect, text
 LEFT, TOP, WIDE, TALL = 76, 26, 420, 230  # the plotting area
 
 
-def curves(series, xs, xlabel="shards", ylabel="relative error", logx=True, logy=True, form="{:g}",
-           limit=None, limit_label="tolerance", at=None, lines=True):
+def curves(
+    series,
+    xs,
+    xlabel="shards",
+    ylabel="relative error",
+    logx=True,
+    logy=True,
+    form="{:g}",
+    limit=None,
+    limit_label="tolerance",
+    at=None,
+    lines=True,
+):
     """Draw named curves over xs, each with its own colour, marker and dash, and its name at its end.
 
     `series` maps a name to the values at xs (None or NaN: no point; on a log axis a zero lies on the floor).

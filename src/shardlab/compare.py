@@ -124,9 +124,7 @@ def compare(y_, X, W, b=None, f=None, dim=None, parts=None):
 
 def errors(shard, got, want, allowed):
     if got.shape != want.shape:
-        raise AssertionError(
-            f"{shard} has shape {list(got.shape)}, the unsplit result has {list(want.shape)}"
-        )
+        raise AssertionError(f"{shard} has shape {list(got.shape)}, the unsplit result has {list(want.shape)}")
     if got.numel() == 0:
         raise AssertionError(f"{shard} is empty, of shape {list(got.shape)}: nothing was compared")
     error = (got.double().to(want.device) - want).abs().nan_to_num(torch.inf, torch.inf)
@@ -184,13 +182,9 @@ class Comparison:
     def _repr_html_(self):
         dtype = str(self.dtype).removeprefix("torch.")
         head = "".join(f'<th scope="col">{name}</th>' for name in HEAD)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in self.cells()
-        )
+        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for cells in self.cells())
         caption = f"Against the unsplit float64 result: {dtype}, K = {self.K}, {self.parts} partial sums"
-        return (
-            f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+        return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 HEAD = ["shard", "largest error", "allowed there", "relative", "rms error", "rms allowed", "verdict"]

@@ -183,4 +183,3 @@ class _Page:
     def _reach(self, wide, x, y):
         self.right, self.bottom = max(self.right, x + wide), max(self.bottom, y)
         return wide
-

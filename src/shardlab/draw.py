@@ -17,7 +17,7 @@ def tiles(tensors, ranks, devices, note=""):
     >>> tiles([torch.eye(2), torch.ones(2, 2)], [0, 1], ["cpu", "cpu"])[-300:].count("1.0000")
     4
     """
-    scale = svg.largest([t for t in tensors if not _legible(t)])
+    scale = svg.largest([t for t in tensors if not _legible(t) and not t.is_meta])
     shards = list(zip(tensors, ranks, devices, strict=True))
     parts = [flow([_tile(*shard, scale) for shard in shards])]
     if scale:
@@ -43,7 +43,7 @@ def text(tensors, ranks, devices, total=None):
     """
     where = ", ".join(dict.fromkeys(devices)) or "no device"
     pairs = zip(tensors, ranks, strict=True)
-    blocks = [f"shard {rank} {list(t.shape)}\n{t.detach().cpu()}" for t, rank in pairs]
+    blocks = [f"shard {rank} {list(t.shape)}\n{t.detach() if t.is_meta else t.detach().cpu()}" for t, rank in pairs]
     return "\n".join([f"Shards of {total or len(tensors)} on {where}", *blocks])
 
 
@@ -60,8 +60,8 @@ def _tile(tensor, rank, device, scale):
 
 def _body(tensor, scale):
     """Give the drawing, width and height of the values of one shard."""
-    if not tensor.numel():
-        return svg.text(30, 16, "empty", font_style="italic"), 60, 24
+    if tensor.is_meta or not tensor.numel():
+        return svg.text(30, 16, "no values" if tensor.is_meta else "empty", font_style="italic"), 60, 24
     if _legible(tensor):
         return _cells(tensor)
     matrix = tensor.reshape(-1, tensor.shape[-1])

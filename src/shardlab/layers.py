@@ -31,9 +31,7 @@ class ShardedLinear(nn.Module):
 
     def _hold(self, name, placed):
         for rank, tensor in zip(self.mesh.ranks, placed.shards, strict=True):
-            self.register_parameter(
-                f"{name}_{rank}", nn.Parameter(tensor, requires_grad=tensor.requires_grad)
-            )
+            self.register_parameter(f"{name}_{rank}", nn.Parameter(tensor, requires_grad=tensor.requires_grad))
 
     def _held(self, name):
         parameters = self._parameters

@@ -32,6 +32,8 @@ class Shards:
     __hash__ = object.__hash__
 
     def __init__(self, shards, mesh):
+        if len(shards) != len(mesh.ranks):
+            raise ValueError(f"{mesh} holds {len(mesh.ranks)} shards in this process, not {len(shards)}")
         self.shards = shards
         self.mesh = mesh
 

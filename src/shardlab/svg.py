@@ -50,7 +50,7 @@ def svg(drawing, label):
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" '
         f'viewBox="-2 -2 {width + 4:.0f} {height + 4:.0f}" width="{width + 4:.0f}" '
         'font-size="12" fill="currentColor" style="max-width:100%;height:auto;'
-        'color:var(--jp-content-font-color1,currentColor);'
+        "color:var(--jp-content-font-color1,currentColor);"
         f'font-family:var(--jp-code-font-family,monospace)">{body}</svg>'
     )
 
@@ -162,8 +162,14 @@ def values(rows, x, y, cell, height=22):
     for i, row in enumerate(rows):
         for j, value in enumerate(row):
             odd = isinstance(value, float) and not math.isfinite(value)
-            parts.append(text(x + (j + 0.5) * cell, y + (i + 0.7) * height, number(value),
-                              **{"font_weight": 800, "text_decoration": "underline"} if odd else {}))
+            parts.append(
+                text(
+                    x + (j + 0.5) * cell,
+                    y + (i + 0.7) * height,
+                    number(value),
+                    **{"font_weight": 800, "text_decoration": "underline"} if odd else {},
+                )
+            )
     return "".join(parts)
 
 
