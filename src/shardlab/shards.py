@@ -278,7 +278,7 @@ def lifted_binary(function):
     def method(self, other):
         if type(other) is Shards and other.mesh is self.mesh:
             try:
-                return Shards([function(a, b) for a, b in zip(self.shards, other.shards)], self.mesh)  # noqa: B905
+                return Shards([function(a, b) for a, b in zip(self.shards, other.shards, strict=True)], self.mesh)
             except RuntimeError:
                 pass  # lift raises it again, and names the shard
         return lift(function, (self, other), {})
