@@ -11,10 +11,10 @@ BOOKS = $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
 NBVAL = --nbval --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with=tests/nbval-sanitize.cfg
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test cuda bench pics notebooks lock clean
+.PHONY: help lab test cuda bench bench-cuda pics notebooks lock clean
 
 help: ## list these
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stored drawings of a notebook show only if it is trusted, and these are ours.
 lab: .venv/.lab ## open the course in JupyterLab
@@ -41,6 +41,11 @@ cuda: ## run the GPU tests, and every notebook on the GPU
 
 bench: .venv/.test ## measure, into benchmarks/ and the README's table
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-cuda: ## measure on a GPU, into benchmarks/results-cuda.json
+	@if $(PYTHON) -c 'import torch' 2>/dev/null; then python=$(PYTHON); \
+	else $(MAKE) --no-print-directory .venv/.lab && python=$(BIN)/python || exit 1; fi; \
+	PYTHONPATH=src:$$PYTHONPATH $$python benchmarks/on_cuda.py $(ARGS)
 
 pics: .venv/.lab ## draw the figures of the prose
 	$(BIN)/python pics/draw.py
