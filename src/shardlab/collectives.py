@@ -6,7 +6,7 @@ below returns its outputs for one group of shards, and reads as a pair: what goe
 
 import torch
 
-from shardlab.moves import agree
+from shardlab.agreement import agree
 from shardlab.shards import apart
 
 
@@ -15,7 +15,7 @@ class Pair(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, group, forward, backward, *parts):
-        ctx.group, ctx.back = group, backward
+        ctx.group, ctx.back, ctx.site = group, backward, group.site()
         return tuple(forward(parts))
 
     @staticmethod
@@ -27,11 +27,11 @@ class Pair(torch.autograd.Function):
 
 def go_back(ctx, *grads):
     phase = ctx.group.note.recorder.phase
-    phase.name = "backward"
+    phase.name, phase.site = "backward", ctx.site
     try:
         return None, None, None, *ctx.back(grads)
     finally:
-        phase.name = "forward"
+        phase.name, phase.site = "forward", None
 
 
 def pair(group, parts, forward, backward):
@@ -63,7 +63,7 @@ def all_reduce(group, parts):
 
 def all_reduce_max(group, parts):
     """Forward: the elementwise maximum, on every shard. No gradient."""
-    agree("all_reduce", group.shapes("all_reduce max", parts), "shape")
+    group.shapes("all_reduce max", parts)
     return group.all_reduce([part.detach() for part in parts], "max")
 
 
@@ -86,7 +86,7 @@ def all_gather_partial(group, parts, dim):
         group,
         parts,
         forward=lambda xs: group.all_gather(xs, dim, sizes),
-        backward=lambda grads: group.reduce_scatter(met(group, "reduce_scatter", grads), dim, sizes),
+        backward=lambda grads: group.reduce_scatter(met(group, "reduce_scatter", grads, dim), dim, sizes),
     )
 
 
@@ -104,13 +104,12 @@ def scatter(group, parts, dim):
 
 def reduce_scatter(group, parts, dim):
     """Forward: the sum, of which each shard keeps its own slice. Backward: all-gather."""
-    shapes = group.shapes("reduce_scatter", parts)
-    agree("reduce_scatter", shapes, "shape")
+    shapes = group.shapes("reduce_scatter", parts, dim)
     sizes = split_sizes(shapes[0][dim], group.size)
     return pair(
         group,
         parts,
-        forward=lambda xs: group.reduce_scatter(countable("reduce_scatter", xs), dim, sizes),
+        forward=lambda xs: group.reduce_scatter(countable(group, "reduce_scatter", xs), dim, sizes),
         backward=lambda grads: apart(gathered(group, grads, dim, sizes)),
     )
 
@@ -118,32 +117,36 @@ def reduce_scatter(group, parts, dim):
 def all_to_all(group, parts, split_dim, concat_dim):
     """Forward: piece r of each shard's `split_dim` goes to shard r, which joins what it gets along `concat_dim`.
     Backward: the same with the two dims exchanged."""
-    concat_sizes = sizes_along(group, "all_to_all", parts, concat_dim)
+    shapes = group.shapes("all_to_all", parts, split_dim, concat_dim, free=concat_dim)
+    concat = [shape[concat_dim] for shape in shapes]
     split = split_sizes(parts[0].shape[split_dim], group.size)
+
+    def back(grads):
+        group.shapes("all_to_all", grads, concat_dim, split_dim, free=split_dim)
+        return group.all_to_all(grads, concat_dim, concat, split_dim, split)
+
     return pair(
         group,
         parts,
-        forward=lambda xs: group.all_to_all(xs, split_dim, split, concat_dim, concat_sizes),
-        backward=lambda grads: group.all_to_all(
-            met(group, "all_to_all", grads), concat_dim, concat_sizes, split_dim, split
-        ),
+        forward=lambda xs: group.all_to_all(xs, split_dim, split, concat_dim, concat),
+        backward=back,
     )
 
 
 def broadcast(group, parts, src):
     """Forward: every shard gets shard `src`'s value. Backward: the gradients are summed into shard `src`."""
-    agree("broadcast", group.shapes("broadcast", parts), "shape")
+    group.shapes("broadcast", parts, src)
     return pair(
         group,
         parts,
         forward=lambda xs: group.broadcast(xs, src),
-        backward=lambda grads: group.reduce(met(group, "broadcast", grads), src),
+        backward=lambda grads: group.reduce(met(group, "broadcast", grads, src), src),
     )
 
 
 def summed(group, parts):
-    agree("all_reduce", group.shapes("all_reduce sum", parts), "shape")
-    return group.all_reduce(countable("all_reduce", parts))
+    group.shapes("all_reduce sum", parts)
+    return group.all_reduce(countable(group, "all_reduce", parts))
 
 
 def gathered(group, grads, dim, sizes):
@@ -153,26 +156,22 @@ def gathered(group, grads, dim, sizes):
     return group.all_gather(grads, dim, sizes)
 
 
-def met(group, collective, grads):
+def met(group, collective, grads, *how):
     """The gradients, once it is clear that all shards came to the same collective."""
-    group.shapes(collective, grads)
+    group.shapes(collective, grads, *how)
     return grads
 
 
-def countable(collective, parts):
+def countable(group, collective, parts):
     if parts[0].dtype == torch.bool:
         raise TypeError(f"{collective} of bools: count them with x_.int(), or ask for any with all_reduce(op='max')")
+    group.refuse_overflow(collective, parts)
     return parts
 
 
 def sizes_along(group, collective, parts, dim):
     """The size of each shard of the group along `dim`; the other dims must agree."""
-    shapes = group.shapes(collective, parts)
-    if shapes.count(shapes[0]) < len(shapes):
-        others = [(*shape[:dim], *shape[dim + 1 :]) for shape in shapes]
-        if others.count(others[0]) < len(others):
-            agree(f"{collective} along dim {dim}, where the other dims must agree,", shapes, "shape")
-    return [shape[dim] for shape in shapes]
+    return [shape[dim] for shape in group.shapes(collective, parts, dim, free=dim)]
 
 
 def split_sizes(total, n):

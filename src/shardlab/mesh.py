@@ -66,6 +66,7 @@ class Mesh:
             )
         self.recorder = Recorder()
         self._device_mesh = None
+        self.note = ""  # about where its values come from, shown with them
         self.groups = self._groups()
 
     def __getitem__(self, axis):
@@ -269,13 +270,30 @@ def joined_world():
         own_gpu = 0 < int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
         nccl = own_gpu and dist.is_nccl_available() and os.environ.get("SHARDLAB_DEVICES", "cuda").startswith("cuda")
         if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:  # one host: nothing beyond loopback
-            for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:  # Linux calls it lo, macOS lo0
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            stay_on_loopback()
+        elif not nccl and "GLOO_SOCKET_IFNAME" not in os.environ and only_here(name := socket.gethostname()):
+            raise RuntimeError(
+                f"on this host its own name, {name}, means loopback, where ranks on other hosts cannot reach it: set "
+                "GLOO_SOCKET_IFNAME to the network interface that leads to them, such as eth0 (`ip addr` lists them)"
+            )
         if nccl:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if nccl else "gloo", timeout=TIMEOUT)
         atexit.register(leave)
     return dist.get_world_size() if dist.is_initialized() else 0
+
+
+def stay_on_loopback():
+    """Have gloo listen on this host's loopback alone."""
+    for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:  # Linux calls it lo, macOS lo0
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def only_here(name):
+    try:
+        return socket.gethostbyname(name).startswith("127.")
+    except OSError:  # an unknown name: gloo, too, takes loopback then
+        return True
 
 
 def leave():

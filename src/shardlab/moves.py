@@ -8,11 +8,15 @@ In one process, shards that a move leaves equal on one device are one buffer see
 from n copies of it, and `Shards` refuses to write into them in place.
 """
 
+import os
 from itertools import accumulate
 
 import torch
 import torch.distributed as dist
 from torch.cuda import comm
+
+from shardlab import agreement
+from shardlab.agreement import agree, fit
 
 
 class Group:
@@ -21,6 +25,25 @@ class Group:
     Has `members` (the positions, in this process's lists, of the shards held here), `indices` (their indices in the
     group), `size` (how many there are in all), and `note`, called with (collective, part, payload bytes).
     """
+
+    def refuse_overflow(self, collective, parts):
+        """A sum of whole numbers that does not fit is an error: torch, gloo and nccl would wrap it round."""
+        dtype = parts[0].dtype
+        if dtype.is_floating_point or dtype.is_complex or not parts[0].numel() or parts[0].is_meta:
+            return
+        holds, ends = torch.iinfo(dtype), self.ends(parts)
+        if sum(ends[::2]) >= holds.min and sum(ends[1::2]) <= holds.max:
+            return  # whatever meets what
+        wide = torch.float64 if dtype == torch.int64 else torch.int64
+        for extreme in self.total([part.to(wide) for part in parts]).aminmax():
+            if not holds.min <= extreme.item() <= holds.max:
+                raise OverflowError(
+                    f"{collective}: the sum reaches {extreme.item():.0f}, and {dtype} holds {holds.min} to {holds.max} "
+                    "only. Sum wider numbers, such as x_.long()"
+                )
+
+    def site(self):
+        """The line of the program that is here, where it is to be compared with that of others."""
 
     def keep(self, parts, dim, sizes):
         """Each shard's own slice of a replicated value. Nothing moves."""
@@ -38,13 +61,16 @@ class OneProcess(Group):
         self.together = len(set(devices)) == 1
         self.apart = len(set(devices)) == self.size > 1 and all(device.type == "cuda" for device in devices)
 
-    def shapes(self, collective, parts):
-        """The shape of every shard of the group, once it is clear that they all bring the same dtype."""
+    def shapes(self, collective, parts, *how, free=None):
+        """The shape of every shard of the group, once it is clear that they go together: one dtype, and one shape but
+        for the dim `free`. `how` are the dims or the root of the collective."""
         first = parts[0].dtype
         for part in parts:
             if part.dtype is not first:
                 agree(collective, [part.dtype for part in parts], "dtype")
-        return [part.shape for part in parts]
+        shapes = [part.shape for part in parts]
+        fit(collective.split()[0], shapes, free)
+        return shapes
 
     def all_reduce(self, parts, op="sum"):
         self.note("all_reduce", parts[0], parts[0].nbytes)
@@ -76,6 +102,13 @@ class OneProcess(Group):
         self.note("reduce", parts[dst], parts[dst].nbytes)
         total = self.sum(parts, self.devices[dst])
         return [total if index == dst else torch.zeros_like(part) for index, part in enumerate(parts)]
+
+    def ends(self, parts):
+        """The smallest and the largest value of each shard."""
+        return [end.item() for part in parts for end in part.aminmax()]
+
+    def total(self, parts):
+        return self.sum(parts, self.devices[0])
 
     def sum(self, parts, device):
         """In rank order, into one new buffer."""
@@ -123,35 +156,72 @@ class OverRanks(Group):
         self.process_group, self.note = process_group, note
         self.size = process_group.size()
         self.members, self.indices = [0], [process_group.rank()]
+        self.ranks = dist.get_process_group_ranks(process_group)
+        self.checked = os.environ.get("SHARDLAB_CHECK") != "0"
         self.staged = dist.get_backend(process_group) == "gloo"  # gloo moves host memory: CUDA tensors pass through it
 
     def send(self, tensor):
         tensor = tensor.detach().contiguous()
         return tensor.cpu() if self.staged else tensor
 
-    def shapes(self, collective, parts):
-        """Compare what every rank is about to do, before doing it: gloo would abort or mix things up silently."""
-        header = describe(collective, parts[0])
-        headers = [torch.empty_like(header) for _ in range(self.size)]
-        if not self.staged:
-            header, headers = header.to(parts[0].device), [h.to(parts[0].device) for h in headers]
+    def site(self):
+        return agreement.call_site()
+
+    def shapes(self, collective, parts, *how, free=None):
+        """As in one process; what every rank is about to do is compared over the wire, before it does it."""
+        if free is None and not self.checked:
+            return [parts[0].shape] * self.size
+        site = getattr(self.note.recorder.phase, "site", None) or self.site()  # backward has its forward's
+        header = agreement.describe(collective, parts[0], how, site)
+        with agreement.waiting(self.ranks, f"{collective} at {site}"):
+            headers = self.exchange(header, parts[0].device, collective)
+        return agreement.compare(headers, free, lambda: self.sites(site, parts[0].device, collective), self.ranks)
+
+    def sites(self, site, device, collective):
+        """The line of the program at which each rank is."""
+        text = torch.tensor(list(site.encode()[:200].ljust(200)))
+        lines = self.exchange(text, device, collective)
+        return [bytes(line.tolist()).decode(errors="replace").rstrip() for line in lines]
+
+    def ends(self, parts):
+        ends = torch.stack(parts[0].aminmax()).long()
+        return torch.cat(self.exchange(ends.cpu(), parts[0].device, "the ends of its values")).tolist()
+
+    def total(self, parts):
+        total = self.send(parts[0]).clone()
+        dist.all_reduce(total, dist.ReduceOp.SUM, group=self.process_group)
+        return total
+
+    def exchange(self, numbers, device, collective):
+        """Whole numbers from every rank."""
+        numbers = numbers if self.staged else numbers.to(device)
+        everyone = [torch.empty_like(numbers) for _ in range(self.size)]
         try:
-            dist.all_gather(headers, header, group=self.process_group)
+            dist.all_gather(everyone, numbers, group=self.process_group)
         except RuntimeError as error:
-            raise RuntimeError(
+            alone = RuntimeError(
                 f"shard {self.indices[0]} came to {collective}, but not every other shard did: one stopped with an "
                 "error of its own, or waits in another collective"
-            ) from error
-        calls, dtypes, shapes = map(list, zip(*(read(header.tolist()) for header in headers), strict=True))
-        agree("a collective", calls, "call")
-        agree(collective, dtypes, "dtype")
-        return shapes
+            )
+            alone.guilty = []  # it is one of the others
+            raise alone from error
+        return everyone
 
     def all_reduce(self, parts, op="sum"):
         self.note("all_reduce", parts[0], parts[0].nbytes)
-        total = self.send(parts[0]).clone()
-        dist.all_reduce(total, dist.ReduceOp.SUM if op == "sum" else dist.ReduceOp.MAX, group=self.process_group)
-        return [total.to(parts[0].device)]
+        whole = self.total(parts) if op == "sum" else self.maximum(parts[0])
+        return [whole.to(parts[0].device)]
+
+    def maximum(self, part):
+        """gloo and nccl lose a NaN on the way, so it travels beside the values, as a 1."""
+        if not part.is_floating_point():
+            biggest = self.send(part).clone()
+            dist.all_reduce(biggest, dist.ReduceOp.MAX, group=self.process_group)
+            return biggest
+        nan = part.isnan()
+        both = self.send(torch.stack([part.masked_fill(nan, -torch.inf), nan.to(part.dtype)]))
+        dist.all_reduce(both, dist.ReduceOp.MAX, group=self.process_group)
+        return both[0].masked_fill(both[1] > 0, torch.nan)
 
     def all_gather(self, parts, dim, sizes):
         mine = self.send(pad(parts[0], dim, max(sizes)))
@@ -199,31 +269,3 @@ def pad(part, dim, size):
     shape = list(part.shape)
     shape[dim] = size - shape[dim]
     return torch.cat([part, part.new_zeros(shape)], dim) if shape[dim] else part
-
-
-CALLS = ["all_reduce sum", "all_reduce max", "all_gather", "reduce_scatter", "all_to_all", "broadcast"]
-FLOATS = ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"]
-DTYPES = [*FLOATS, "int64", "int32", "int8", "uint8", "bool"]  # what gloo and nccl both carry
-DIMS = 8
-
-
-def describe(collective, part):
-    """What a rank is about to do, as whole numbers: collective, dtype, number of dims, sizes."""
-    dtype = str(part.dtype).removeprefix("torch.")
-    if dtype not in DTYPES or part.dim() > DIMS:
-        raise TypeError(f"{dtype} of {part.dim()} dims does not travel between ranks: {DTYPES}, up to {DIMS} dims, do")
-    sizes = [*part.shape, *[0] * (DIMS - part.dim())]
-    return torch.tensor([CALLS.index(collective), DTYPES.index(dtype), part.dim(), *sizes])
-
-
-def read(header):
-    collective, dtype, dims, *sizes = header
-    return CALLS[collective], DTYPES[dtype], torch.Size(sizes[:dims])
-
-
-def agree(collective, values, what):
-    """An error that lists what each shard brought, unless all brought the same."""
-    if values.count(values[0]) < len(values):
-        shown = [list(value) if isinstance(value, torch.Size) else str(value) for value in values]
-        each = ", ".join(f"shard {index}: {value}" for index, value in enumerate(shown))
-        raise ValueError(f"{collective} wants one {what} on every shard, but they have {each}")

@@ -81,11 +81,12 @@ class Shards:
         )
 
     def __repr__(self):
-        return draw.text(*self._for_drawing(), total=self.mesh.total)
+        head, *rest = draw.text(*self._for_drawing(), total=self.mesh.total).split("\n", 1)
+        return "\n".join([f"{head}, {self.mesh.note}" if self.mesh.note else head, *rest])
 
     def _repr_html_(self):
         elsewhere = self.mesh.total - len(self.shards)
-        note = f"{elsewhere} more in other processes" if elsewhere else ""
+        note = f"{elsewhere} more in other processes" if elsewhere else self.mesh.note
         return draw.tiles(*self._for_drawing(), note)
 
     def _for_drawing(self):

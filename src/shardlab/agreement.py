@@ -1,0 +1,113 @@
+"""What the shards of a group must agree on before a collective moves anything.
+
+Between ranks it is compared over the wire, in one small all-gather of numbers, since gloo and nccl compare nothing:
+they abort, wait for ever, or mix the numbers up. SHARDLAB_CHECK=0 turns that off where nothing but the check needs it.
+"""
+
+import os
+import sys
+import zlib
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+CALLS = ["all_reduce sum", "all_reduce max", "all_gather", "reduce_scatter", "all_to_all", "broadcast"]
+FLOATS = ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"]
+DTYPES = [*FLOATS, "int64", "int32", "int8", "uint8", "bool"]  # what gloo and nccl both carry
+DIMS = 8
+ROOTS = {"broadcast": "src", "all_to_all": "split_dim and concat_dim"}  # the others have a dim
+PLUMBING = tuple(str(Path(file).parent) for file in (os.__file__, torch.__file__, __file__))
+
+
+def describe(collective, part, how, site):
+    """A header: what a rank is about to do, as whole numbers. Collective, dtype, site, dims or root, shape."""
+    dtype = str(part.dtype).removeprefix("torch.")
+    if dtype not in DTYPES or part.dim() > DIMS:
+        raise TypeError(f"{dtype} of {part.dim()} dims does not travel between ranks: {DTYPES}, up to {DIMS} dims, do")
+    how, sizes = [*how, -1, -1][:2], [*part.shape, *[0] * (DIMS - part.dim())]
+    where = zlib.crc32(site.encode())
+    return torch.tensor([CALLS.index(collective), DTYPES.index(dtype), where, *how, part.dim(), *sizes])
+
+
+def compare(headers, free, sites, names):
+    """The shape of every shard, once it is clear that all headers announce the same."""
+    headers = [header.tolist() for header in headers]
+    first = headers[0]
+    if headers.count(first) == len(headers):
+        return [torch.Size(first[6 : 6 + first[5]])] * len(headers)
+    calls = [CALLS[header[0]] for header in headers]
+    agree("a collective", calls, "call", sites, names)
+    collective = calls[0].split()[0]
+    hows = [", ".join(str(number) for number in header[3:5] if number >= 0) for header in headers]
+    agree(collective, hows, ROOTS.get(collective, "dim"), sites, names)
+    agree(collective, [DTYPES[header[1]] for header in headers], "dtype", sites, names)
+    shapes = [torch.Size(header[6 : 6 + header[5]]) for header in headers]
+    fit(collective, shapes, free, sites, names)
+    agree(calls[0], [header[2] for header in headers], "line of the program", sites, names)
+    return shapes
+
+
+def fit(collective, shapes, free, sites=None, names=None):
+    """Do the shapes agree, but for the dim `free`, if there is one?"""
+    if shapes.count(shapes[0]) == len(shapes):
+        return
+    if free is not None:
+        others = [(*shape[:free], *shape[free + 1 :]) for shape in shapes]
+        if others.count(others[0]) == len(others):
+            return
+        collective = f"{collective} along dim {free}, where the other dims must agree,"
+    agree(collective, shapes, "shape", sites, names)
+
+
+def agree(collective, values, what, sites=None, names=None):
+    """An error that lists what each shard brought, and names the odd ones out, unless all brought the same."""
+    if values.count(values[0]) == len(values):
+        return
+    names = names or range(len(values))
+    lines = sites() if sites else None
+    if what == "line of the program":
+        values = lines
+    shown = [list(value) if isinstance(value, torch.Size) else str(value) for value in values]
+    message = f"{collective} wants one {what} on every shard, but they have "
+    message += ", ".join(f"shard {name}: {value}" for name, value in zip(names, shown, strict=True))
+    most = max(values, key=values.count)
+    odd = [name for name, value in zip(names, values, strict=True) if value != most]
+    if 2 * len(odd) >= len(values):
+        odd = list(names)
+    else:
+        message += f". Odd: shard{'s'[: len(odd) - 1]} {', '.join(map(str, odd))}"
+    if lines and values is not lines:
+        same = lines.count(lines[0]) == len(lines)
+        places = [lines[0]] if same else [f"shard {name} {line}" for name, line in zip(names, lines, strict=True)]
+        message += f". They are at {', '.join(places)}"
+    error = ValueError(message)
+    error.guilty = odd
+    raise error
+
+
+def is_plumbing(filename):
+    """Is this a file of shardlab, torch or Python, and not of whoever uses them?"""
+    return filename.startswith(PLUMBING) or filename.startswith("<frozen")
+
+
+def call_site():
+    """Which line of whose program came here, such as `lesson, line 3 of train.py`."""
+    frame = sys._getframe(1)
+    while frame and is_plumbing(frame.f_code.co_filename):
+        frame = frame.f_back
+    return site(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) if frame else "no line"
+
+
+def site(filename, line, function):
+    """
+    >>> site("/home/me/train.py", 3, "step"), site("/tmp/ipykernel_8/123.py", 2, "<module>")
+    ('step, line 3 of train.py', 'line 2 of its cell')
+    """
+    place = "its cell" if "ipykernel_" in filename else os.path.basename(filename)
+    return f"line {line} of {place}" if function == "<module>" else f"{function}, line {line} of {place}"
+
+
+def waiting(ranks, what):
+    """Around each wait of this rank for `ranks`. A pool of ranks puts its own here, to know who waits for whom."""
+    return nullcontext()

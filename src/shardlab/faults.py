@@ -1,0 +1,137 @@
+"""Whose fault is it? A fault of one rank stops all the others, and each of those could be blamed for it.
+
+A rank says of itself what it raised, and the fork server how it ended. Of a rank that says nothing, the board knows
+what it waits for, and whether it came where others wait for it. A fault is (the guilty, what they did, where in the
+lesson); an innocent rank, which says only that others left it alone, blames nobody.
+"""
+
+import contextlib
+import json
+import linecache
+import mmap
+import signal
+import time
+import traceback
+from collections import Counter
+
+import torch
+import torch.distributed as dist
+
+from shardlab import agreement
+
+SLOT = 4096  # bytes on the board for each rank
+
+
+class RankError(RuntimeError):
+    """A lesson failed on real ranks: who is guilty (`ranks`), and why."""
+
+    def __init__(self, ranks, message):
+        super().__init__(message)
+        self.ranks = ranks
+
+
+def blame(faults):
+    """One error for all that was said: it names the guilty, says the same thing once, and leaves out the innocent."""
+    said = {}
+    for rank, (guilty, text, *where) in faults.items():
+        ranks, places = said.setdefault(text, ([], []))
+        ranks.extend(guilty)
+        if rank in guilty or not places:
+            places[:] = where
+    if any(ranks for ranks, _ in said.values()):
+        said = {text: entry for text, entry in said.items() if entry[0]}
+    lines = []
+    for text, (ranks, places) in said.items():
+        lines.append(f"{call_ranks(sorted(set(ranks)))} {text}")
+        lines += [f"    at {source(*place)}" for place in places]
+    lines.append("All ranks were ended; the next run starts new ones.")
+    return RankError(sorted({rank for ranks, _ in said.values() for rank in ranks}), "\n".join(lines))
+
+
+def call_ranks(ranks):
+    if not ranks:
+        return "a rank"
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
+
+
+def ended(status):
+    if status is None:
+        return "is gone, and the fork server with it"
+    if status >= 0:
+        return f"ended itself with exit status {status} before it had answered"
+    name = signal.Signals(-status).name
+    memory = ": by someone, or by the system when memory ran out" if name == "SIGKILL" else ""
+    return f"was killed by {name}{memory}"
+
+
+def raised(error, rank):
+    """(whom this error blames, what it says and where), as a rank reports it."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__, limit=-50) if not agreement.is_plumbing(f.filename)]
+    text = f"raised {type(error).__name__}: {error}"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        text = f"ran out of memory: {type(error).__name__}: {error}"
+    if isinstance(error, SystemExit):
+        text = f"left the lesson with sys.exit({error.code!r})"
+    innocent = isinstance(error, dist.DistError) or "gloo" in str(error)  # whoever stopped first is guilty
+    guilty = getattr(error, "guilty", [] if innocent else [rank])
+    return guilty, text, *[(f.filename, f.lineno, f.name) for f in frames]
+
+
+def source(file, line, function):
+    """A line of the lesson; the kernel has the text of its own cells."""
+    text = linecache.getline(file, line).strip()
+    return agreement.site(file, line, function) + (f": {text}" if text else "")
+
+
+class Board:
+    """A page of memory that all ranks and the kernel see: which rank waits for whom, and since when."""
+
+    def __init__(self, fd, size):
+        self.page, self.size, self.met = mmap.mmap(fd, size * SLOT), size, Counter()
+
+    def of(self, rank):
+        """In this rank: the function that goes around each of its waits."""
+
+        @contextlib.contextmanager
+        def waiting(ranks, what):
+            group = ",".join(map(str, ranks))
+            self.met[group] += 1  # how often this rank came to a collective of this group
+            self.write(rank, {"waits": what, "group": group})
+            try:
+                yield
+            finally:
+                self.write(rank, {})
+
+        return waiting
+
+    def write(self, rank, note):
+        text = json.dumps(note | {"met": self.met, "at": time.monotonic()}).encode() + b"\n"
+        self.page[rank * SLOT : rank * SLOT + len(text)] = text
+
+    def read(self):
+        """The note of every rank; None if one is just being written."""
+        with contextlib.suppress(ValueError):
+            lines = [self.page[rank * SLOT : (rank + 1) * SLOT].split(b"\n")[0] for rank in range(self.size)]
+            return [json.loads(line) if line.strip(b"\0") else {"met": {}, "at": 0} for line in lines]
+
+
+def late(notes, answered, lately, limit, whereabouts):
+    """The faults of the ranks that others wait for: at once if they have returned, else after `limit` seconds.
+
+    `lately` is when the latest answer came, and `whereabouts(rank)` says what a rank is doing.
+    """
+    now, pending = time.monotonic(), [rank for rank in range(len(notes)) if rank not in answered]
+    for rank in pending:
+        if what := notes[rank].get("waits"):
+            group, waited = notes[rank]["group"], now - notes[rank]["at"]
+            number = notes[rank]["met"][group]
+            absent = [other for other in map(int, group.split(",")) if notes[other]["met"].get(group, 0) < number]
+            if gone := [other for other in absent if other in answered]:
+                return {gone[0]: (gone, f"returned without coming to {what}, where rank {rank} waits")}
+            if waited > limit:
+                missed = f"did not come to {what}, where rank {rank} has waited for {limit:g} s: "
+                return {other: ([other], missed + whereabouts(other)) for other in absent}
+    if now - max([lately, *(note["at"] for note in notes)]) > limit:
+        idle = f"came to no collective and returned nothing for {limit:g} s (run(…, limit=…) sets how long): "
+        return {rank: ([rank], idle + whereabouts(rank)) for rank in pending}
+    return {}

@@ -1,0 +1,168 @@
+"""The fork server: a process that has imported torch, and forks a rank in milliseconds. Nothing runs in it.
+
+    this process (the kernel) ── the fork server ── rank 0, rank 1, …
+
+A fork of a process in which torch has run threads may hang, so no rank is a fork of the kernel. Each rank has two
+sockets to the kernel: over `work` come lessons and go answers, and `life` holds it alive, since the fork server ends
+a rank whose `life` is let go of. A kernel that dies, however it dies, lets go of them all.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from multiprocessing.connection import Connection
+
+STUCK = struct.pack("@ll", 30, 0)  # seconds after which a pipe that takes no byte more is an error
+
+
+class Process:
+    """One rank, as the kernel sees it: `send` a lesson, wait for its `answer`."""
+
+    def __init__(self, folder, *shared):
+        """Fork a rank, which also gets the files `shared`; `folder` is removed with it."""
+        work, its_work = socket.socketpair()
+        self.life, its_life = socket.socketpair()
+        with its_work, its_life:
+            passed = [its_life.fileno(), its_work.fileno(), *shared]
+            socket.send_fds(server(), [folder.encode()], passed)
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            work.setsockopt(socket.SOL_SOCKET, option, STUCK)
+        self.work = Connection(work.detach())
+        self.life.settimeout(10)
+        self.pid = int(self.life.recv(20) or 0)
+
+    def send(self, data):
+        with contextlib.suppress(OSError):  # a rank that has ended: its `life` says so
+            self.work.send_bytes(data)
+
+    def receive(self):
+        """What the rank has sent; None if it has ended."""
+        with contextlib.suppress(EOFError, OSError):
+            if self.work.poll():
+                return self.work.recv_bytes()
+
+    def let_go(self):
+        with contextlib.suppress(OSError):
+            self.life.shutdown(socket.SHUT_WR)
+
+    def status(self, timeout):
+        """The exit status of a rank that ends within this time (minus the signal that killed it)."""
+        self.life.settimeout(timeout)
+        with contextlib.suppress(OSError, ValueError):
+            return int(self.life.recv(20))
+
+    def close(self):
+        self.work.close()
+        self.life.close()
+
+
+started, lock = {}, threading.Lock()
+
+
+def server():
+    """The socket of this kernel's fork server, started at the first call."""
+    with lock:
+        if os.getpid() not in started or started[os.getpid()][1].poll() is not None:
+            ours, its = socket.socketpair()
+            program = f"import sys; sys.path[:] = {sys.path!r}; from shardlab import forks; forks.serve({its.fileno()})"
+            command = [sys.executable, "-c", program]
+            options = {"pass_fds": [its.fileno()], "stdin": subprocess.DEVNULL}
+            # In a session of its own: Jupyter interrupts and kills a kernel's whole process group.
+            process = subprocess.Popen(command, start_new_session=True, **options)
+            its.close()
+            ours.settimeout(60)
+            if ours.recv(1) != b"!":
+                raise RuntimeError(f"the fork server of the ranks did not start: exit status {process.wait()}")
+            ours.settimeout(10)
+            started[os.getpid()] = ours, process
+        return started[os.getpid()][0]
+
+
+@atexit.register
+def stop():
+    """End the fork server (as the end of the kernel does)."""
+    ours, process = started.pop(os.getpid(), (None, None))
+    if process:
+        ours.close()
+        process.wait(10)
+
+
+# what runs in the fork server
+
+
+def serve(fd):
+    """Fork a rank whenever the kernel asks for one; end with the kernel, and all the ranks with it."""
+    from shardlab import ranks  # it imports torch, and all that a rank needs
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    kernel, (woken, wake) = socket.socket(fileno=fd), socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # a rank has ended: `woken` can be read
+    kernel.send(b"!")
+    family, held = {}, {}  # pid: (life, folder), and life: pid where the kernel still holds it
+    while True:
+        ready, _, _ = select.select([kernel, woken, *held], [], [])
+        for life in set(ready) & held.keys():
+            os.kill(held.pop(life), signal.SIGKILL)
+        if woken in ready:
+            woken.recv(4096)
+            for pid in list(family):
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found:
+                    bury(*family.pop(pid), held, os.waitstatus_to_exitcode(status))
+        if kernel in ready:
+            folder, fds, _, _ = socket.recv_fds(kernel, 4096, 16)
+            if not folder:  # the kernel has ended
+                break
+            pid = os.fork()
+            if pid == 0:
+                for other in (kernel, woken, wake, *(life for life, _ in family.values())):
+                    other.close()
+                become_rank(ranks.work, *fds)
+            for other in fds[1:]:
+                os.close(other)
+            life = socket.socket(fileno=fds[0])
+            family[pid], held[life] = (life, folder), pid
+            tell(life, pid)
+    for pid in family:
+        os.kill(pid, signal.SIGKILL)
+    for pid, (life, folder) in family.items():
+        os.waitpid(pid, 0)
+        bury(life, folder, held, 0)
+
+
+def bury(life, folder, held, status):
+    """Leave nothing of a rank that has ended; one rank less, and the others of its pool have no use for the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    held.pop(life, None)
+    tell(life, status)
+    life.close()
+
+
+def tell(life, number):
+    with contextlib.suppress(OSError):  # the kernel may have gone
+        life.send(b"%-19d\n" % number)
+
+
+def become_rank(work, life, *fds):
+    """In the child: run `work`, and never return into the server's loop."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # Linux: should the fork server be killed, so is its child
+    try:
+        os.close(life)  # the server's own
+        work(*fds)
+    finally:
+        sys.stdout.flush()
+        os._exit(0)
