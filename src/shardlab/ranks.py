@@ -216,6 +216,7 @@ def work(work_fd, board_fd, stacks_fd):
 
 def meet(rank, size, axes, backend, device, folder, threads, **_):
     torch.set_num_threads(threads)
+    torch.seed()  # forked ranks would all draw the same numbers, as those of torchrun do not
     stay_on_loopback()
     if device.type == "cuda":
         torch.cuda.set_device(device)
