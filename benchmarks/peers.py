@@ -89,8 +89,8 @@ def table(results):
     lines += [
         "",
         f"Median µs of {results['rows'][0]['rounds']} rounds in turn, one thread a rank; in brackets the median ratio",
-        f"to the floor in the same round. On {at['processor']}, {at['cores']} cores, torch {at['torch']}, {at['date']};",
-        f"the spread is in [{RESULTS.name}](benchmarks/{RESULTS.name}).",
+        f"to the floor in the same round. On {at['processor']}, {at['cores']} cores, torch {at['torch']},",
+        f"{at['date']}; the spread is in [{RESULTS.name}](benchmarks/{RESULTS.name}).",
     ]
     lines += [f"{name} did not take part: {why}." for name, why in results["left out"].items()]
     return "\n".join(lines)
