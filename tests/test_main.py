@@ -1,11 +1,14 @@
 """`python -m shardlab`: the devices, and a notebook run as a program."""
 
 import runpy
+import threading
+import time
 
 import nbformat
 import pytest
 
-from notebook_tools import LESSONS, ROOT
+from notebook_tools import LESSONS, NOTEBOOKS, ROOT, code_cells, read
+from shardlab.verdict import verdict, whereabouts
 from test_ranks import torchrun
 
 main = runpy.run_module("shardlab.__main__")["main"]
@@ -47,24 +50,119 @@ def test_every_lesson_is_a_program(path, capsys):
     assert f"passed: {path}" in capsys.readouterr().out
 
 
+def test_the_cells_can_display_and_their_lines_are_in_the_traceback(tmp_path, capsys):
+    path = notebook(tmp_path, "display(1 + 1)", "def broken():\n    return 1 / 0  # here", "broken()")
+    with pytest.raises(SystemExit):
+        main([path])
+    said = capsys.readouterr()
+    assert said.out == "2\n" and "1 / 0  # here" in said.err and "__main__.py" not in said.err
+
+
+@pytest.mark.parametrize("ending", ["exit()", "raise KeyboardInterrupt", "raise SystemExit(0)", "1 +"])
+def test_a_cell_that_ends_the_program_has_failed(tmp_path, capsys, ending):
+    path = notebook(tmp_path, ending)
+    with pytest.raises(SystemExit) as exit:
+        main([path])
+    assert exit.value.code == 1 and f"FAILED on one process: {path}, cell 0" in capsys.readouterr().err
+
+
+def ran(path, left_out):
+    return sum(not left_out & set(cell.metadata.get("tags", [])) for cell in code_cells(read(path)))
+
+
 @pytest.mark.ranks
 @pytest.mark.timeout(200)
-def test_a_lesson_runs_on_two_ranks(tmp_path):
-    status, out, err = torchrun(2, "-m", "shardlab", str(ROOT / "notebooks/01_linear_layer.ipynb"))
+@pytest.mark.parametrize(("n", "paths"), [(2, NOTEBOOKS), (4, [ROOT / "notebooks/03_tolerance.ipynb"])], ids=["2", "4"])
+def test_notebooks_run_on_ranks(n, paths):
+    status, out, err = torchrun(n, "-m", "shardlab", *map(str, paths))
     assert status == 0, err
-    assert out.count("Row linear mismatch") == 1, "rank 0 alone prints"
-    assert out.endswith("cells on 2 ranks\n")
+    verdicts = [line for line in out.splitlines() if line.startswith("passed")]
+    left_out = {"needs-a-person", "one-process"}
+    assert verdicts == [f"passed: {path}, {ran(path, left_out)} cells on {n} ranks" for path in paths]
+    assert sum(line in ("close", "not close") for line in out.splitlines()) == 1, "rank 0 alone prints"
+
+
+SETUP = "import torch\nfrom shardlab import Mesh\n\nmesh = Mesh()\nx_ = mesh.replicate(torch.ones(3))"
+IN_VAIN = "mesh.all_reduce(x_)"
+
+
+def fails(n, path):
+    """Run it on n ranks, and see that it fails, soon, with one verdict; what was printed, and the errors."""
+    start = time.monotonic()
+    status, out, err = torchrun(n, "-m", "shardlab", path)
+    assert status == 1 and "passed" not in out
+    assert time.monotonic() - start < 50, "the limit of a collective is 60 s, and nobody waits for it"
+    assert sum(line.startswith("FAILED") for line in err.splitlines()) == 1, err
+    return out, err
 
 
 @pytest.mark.ranks
 @pytest.mark.timeout(200)
-def test_an_error_on_one_rank_alone_is_an_error(tmp_path):
-    path = notebook(
-        tmp_path,
-        "from shardlab import Mesh\n\nmesh = Mesh()",
-        ("one-process", "1 / 0"),
-        "assert mesh.ranks != [1], 'as it should'",
+@pytest.mark.parametrize("guilty", [[0], [1], [0, 1]], ids=str)
+def test_the_verdict_names_the_rank_and_the_cell(tmp_path, guilty):
+    """Also where the others wait for it, and where it is the one that prints."""
+    wrong = f"print('before')\nassert mesh.ranks[0] not in {guilty}, 'as it should'"
+    path = notebook(tmp_path, SETUP, ("one-process", "1 / 0"), wrong, IN_VAIN, "print('never')")
+    out, err = fails(2, path)
+    who = "ranks 0, 1" if len(guilty) == 2 else f"rank {guilty[0]}"
+    assert f"FAILED on {who} of 2: {path}, cell 2\n" in err
+    assert err.count("AssertionError: as it should") == 1 and "Connection closed" not in err
+    assert out == "before\n"
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(200)
+def test_a_rank_that_ends_without_a_word_is_named(tmp_path):
+    """Killed, or gone with status 0; whether the others wait in a collective or compute for ever."""
+    gone = "import os, time\n\nif mesh.ranks == [2]:\n    os._exit(0)\nif mesh.ranks == [1]:\n    time.sleep(600)"
+    path = notebook(tmp_path, SETUP, gone, IN_VAIN)
+    _, err = fails(4, path)
+    assert (
+        f"FAILED on rank 2 of 4: ended without a word (killed? out of memory?) in, or soon after, {path}, cell 1" in err
     )
-    status, out, err = torchrun(2, "-m", "shardlab", path)
-    assert status == 1 and "passed" not in out
-    assert f"FAILED on rank 1 of 2: {path}, cell 2" in err and "as it should" in err
+
+    killed = "import os, time\n\nif mesh.ranks == [0]:\n    os.kill(os.getpid(), 9)\ntime.sleep(600)"
+    _, err = fails(2, notebook(tmp_path, SETUP, killed))
+    assert (
+        f"FAILED on rank 0 of 2: ended without a word (killed? out of memory?) in, or soon after, {path}, cell 1" in err
+    )
+
+
+FAILED, SILENT, ENDED, BUSY, WAITS = (
+    [kind, f"the cell where it {kind}", f"traceback of {kind}"]
+    for kind in ("failed", "silent", "ended", "busy", "waits")
+)
+
+
+@pytest.mark.parametrize(
+    ("notes", "said"),
+    [
+        ([WAITS, FAILED, BUSY], "FAILED on rank 1 of 3: the cell where it failed\ntraceback of failed"),
+        ([FAILED, FAILED, SILENT], "FAILED on ranks 0, 1 of 3: the cell where it failed\ntraceback of failed"),
+        ([WAITS, SILENT, ENDED], "FAILED on rank 1 of 3: ended without a word"),
+        ([ENDED, BUSY, WAITS], "FAILED on rank 0 of 3: was told to end"),
+        ([WAITS, BUSY, WAITS], "FAILED on rank 1 of 3: never came to where the others wait: the cell where it busy"),
+        ([WAITS, WAITS], "FAILED on ranks 0, 1 of 2: waited in vain"),
+    ],
+)
+def test_an_innocent_rank_is_not_named(notes, said):
+    assert verdict(notes).startswith(said)
+
+
+def test_a_rank_that_never_comes_is_found_where_it_is(tmp_path, capsys):
+    """Its watcher sees the main thread's cell and line."""
+    path = notebook(
+        tmp_path, "import threading\nfound = threading.Event()", "looks(found)\nassert found.wait(30)  # late"
+    )
+    seen = []
+
+    def looks(found):
+        threading.Timer(0.3, lambda: (seen.append(whereabouts()), found.set())).start()
+
+    __builtins__["looks"] = looks
+    try:
+        main([path])
+    finally:
+        del __builtins__["looks"]
+    ((kind, where, text),) = seen
+    assert kind == "busy" and where == f"{path}, cell 1" and "found.wait(30)  # late" in text

@@ -2,19 +2,23 @@
 
 `torchrun --nproc-per-node 4 -m shardlab notebooks/01_linear_layer.ipynb` runs a notebook as a program, on four ranks
 that hold one shard each. Cells that need a person, and those that sweep the number of shards in one process, are
-tagged, and left out. Rank 0 prints. An error on any rank ends the run, and names the rank and the cell.
+tagged, and left out. Rank 0 prints. An error on any rank ends them all, and the verdict names the rank and the cell.
 """
 
 import ast
 import json
+import linecache
+import os
 import sys
 import traceback
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from shardlab import Mesh
+from shardlab.verdict import Board
 
 
 def main(arguments):
@@ -23,8 +27,12 @@ def main(arguments):
     mesh = Mesh() if dist.is_torchelastic_launched() else Mesh(max(torch.cuda.device_count(), 2))
     if not arguments:
         return show_devices(mesh)
-    for path in arguments:
-        run_notebook(path, mesh)
+    with ExitStack() as until_the_end:
+        if mesh.ranks[0] != 0:
+            until_the_end.enter_context(redirect_stdout(until_the_end.enter_context(open(os.devnull, "w"))))
+        board = until_the_end.enter_context(Board(mesh.ranks[0], mesh.world)) if mesh.world else None
+        for path in arguments:
+            run_notebook(path, mesh, board)
 
 
 def show_devices(mesh):
@@ -41,38 +49,47 @@ def details(device):
     return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
 
 
-def run_notebook(path, mesh):
-    """Run the code cells in order, in one namespace; leave (with exit status 1) at the first error."""
-    cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+def run_notebook(path, mesh, board):
+    """Run the code cells in order, in one namespace; end (with exit status 1) at the first error of any rank."""
     left_out = {"needs-a-person", "one-process"} if mesh.world else {"needs-a-person"}
-    names, done = {"__name__": "__main__"}, 0
-    for number, cell in enumerate(cells):
-        if cell["cell_type"] != "code" or left_out & set(cell["metadata"].get("tags", [])):
-            continue
-        try:
-            run_cell("".join(cell["source"]), f"{path}, cell {number}", names, quiet=mesh.ranks[0] != 0)
-        except Exception:
-            where = f"rank {mesh.ranks[0]} of {mesh.world}" if mesh.world else "one process"
-            print(f"FAILED on {where}: {path}, cell {number}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-            sys.exit(1)
-        done += 1
-    if mesh.world:
-        dist.barrier()  # a verdict for all the ranks: each of them has come this far
-    if mesh.ranks[0] == 0:
-        print(f"passed: {path}, {done} cells on {f'{mesh.world} ranks' if mesh.world else 'one process'}")
+    names, done, where = {"__name__": "__main__", "display": print}, 0, path
+    try:
+        for number, cell in enumerate(json.loads(Path(path).read_text(encoding="utf-8"))["cells"]):
+            if cell["cell_type"] == "code" and not left_out & set(cell["metadata"].get("tags", [])):
+                where = f"{path}, cell {number}"
+                if board:
+                    board.begin(where)
+                run_cell("".join(cell["source"]), where, names)
+                done += 1
+        if mesh.world:
+            where = f"{path}, after its last cell"
+            dist.barrier()  # a verdict for all the ranks: each of them has come this far
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        if mesh.world:
+            board.fail(where, error, told(error))
+        print(f"FAILED on one process: {where}\n{told(error)}", file=sys.stderr)
+        sys.exit(1)
+    print(f"passed: {path}, {done} cells on {f'{mesh.world} ranks' if mesh.world else 'one process'}", flush=True)
 
 
-def run_cell(source, name, names, quiet):
+def run_cell(source, name, names):
     """Run one cell; as in Jupyter, what its last line amounts to is shown."""
+    linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name  # for tracebacks
     body = ast.parse(source, name).body
     last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
-    if quiet:
-        names["print"] = lambda *args, **kwargs: None
     exec(compile(ast.Module(body, []), name, "exec"), names)
     if last is not None:
         value = eval(compile(ast.Expression(last.value), name, "eval"), names)
-        if value is not None and not quiet:
+        if value is not None:
             print(value)
+
+
+def told(error):
+    """The error and its traceback from the notebook's cell on."""
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(error.with_traceback(trace)))
 
 
 if __name__ == "__main__":
