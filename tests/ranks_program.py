@@ -34,7 +34,8 @@ def held(tensors, mesh):
 
 def random(*shape, seed=0, dtype=FLOAT):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).mul(4).to(dtype)
+    values = torch.randn(shape, generator=generator, dtype=torch.float64).mul(4)
+    return (values.abs() if dtype is torch.uint8 else values).to(dtype)  # the sum of 4 fits into a byte
 
 
 # the collectives

@@ -42,13 +42,13 @@ def blame(faults):
         said = {text: entry for text, entry in said.items() if entry[0]}
     lines = []
     for text, (ranks, places) in said.items():
-        lines.append(f"{call_ranks(sorted(set(ranks)))} {text}")
+        lines.append(f"{call(sorted(set(ranks)))} {text}")
         lines += [f"    at {source(*place)}" for place in places]
     lines.append("All ranks were ended; the next run starts new ones.")
     return RankError(sorted({rank for ranks, _ in said.values() for rank in ranks}), "\n".join(lines))
 
 
-def call_ranks(ranks):
+def call(ranks):
     if not ranks:
         return "a rank"
     return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
@@ -56,12 +56,11 @@ def call_ranks(ranks):
 
 def ended(status):
     if status is None:
-        return "is gone, and the fork server with it"
+        return "vanished without a word, as when the fork server is killed"
     if status >= 0:
-        return f"ended itself with exit status {status} before it had answered"
+        return f"ended with exit status {status}, in the middle of the lesson"
     name = signal.Signals(-status).name
-    memory = ": by someone, or by the system when memory ran out" if name == "SIGKILL" else ""
-    return f"was killed by {name}{memory}"
+    return f"died of {name}" + (", sent by someone, or by the system when memory ran out" if name == "SIGKILL" else "")
 
 
 def raised(error, rank):
@@ -121,16 +120,21 @@ def late(notes, answered, lately, limit, whereabouts):
     `lately` is when the latest answer came, and `whereabouts(rank)` says what a rank is doing.
     """
     now, pending = time.monotonic(), [rank for rank in range(len(notes)) if rank not in answered]
+    waiting, longest = {}, max(pending, key=lambda rank: now - notes[rank]["at"] if "waits" in notes[rank] else 0)
     for rank in pending:
-        if what := notes[rank].get("waits"):
-            group, waited = notes[rank]["group"], now - notes[rank]["at"]
-            number = notes[rank]["met"][group]
-            absent = [other for other in map(int, group.split(",")) if notes[other]["met"].get(group, 0) < number]
-            if gone := [other for other in absent if other in answered]:
-                return {gone[0]: (gone, f"returned without coming to {what}, where rank {rank} waits")}
-            if waited > limit:
-                missed = f"did not come to {what}, where rank {rank} has waited for {limit:g} s: "
-                return {other: ([other], missed + whereabouts(other)) for other in absent}
+        if "waits" in notes[rank]:
+            group, number = notes[rank]["group"], notes[rank]["met"][notes[rank]["group"]]
+            waiting[rank] = [r for r in map(int, group.split(",")) if notes[r]["met"].get(group, 0) < number]
+    for rank, absent in waiting.items():
+        if gone := [other for other in absent if other in answered]:
+            return {rank: (gone, f"returned without coming to {notes[rank]['waits']}, where rank {rank} waits")}
+    if waiting.get(longest) and now - notes[longest]["at"] > limit:
+        if not (busy := {other for absent in waiting.values() for other in absent} - waiting.keys()):
+            circle = {rank: f"waits in {notes[rank]['waits']}, for {call(absent)}" for rank, absent in waiting.items()}
+            return {rank: ([rank], text) for rank, text in circle.items() if waiting[rank]}
+        rank, what = next((rank, notes[rank]["waits"]) for rank, absent in waiting.items() if busy & {*absent})
+        missed = f"did not come to {what}, where rank {rank} has waited for {limit:g} s: "
+        return {other: ([other], missed + whereabouts(other)) for other in busy & {*waiting[rank]}}
     if now - max([lately, *(note["at"] for note in notes)]) > limit:
         idle = f"came to no collective and returned nothing for {limit:g} s (run(…, limit=…) sets how long): "
         return {rank: ([rank], idle + whereabouts(rank)) for rank in pending}

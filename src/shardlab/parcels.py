@@ -78,6 +78,13 @@ def pack_lesson(lesson, args):
             cloudpickle.unregister_pickle_by_value(module)
 
 
+def pack_result(result):
+    try:
+        return pack(result)
+    except Exception as error:
+        raise CannotShip(f"what the lesson returned cannot be sent to the kernel: {error}") from error
+
+
 def numbered(args):
     return [f"argument {index}" for index in range(1, len(args) + 1)]
 
@@ -91,7 +98,7 @@ def culprit(name, value):
             used = inspect.getclosurevars(value)
             for inner, found in {**used.globals, **used.nonlocals}.items():
                 if found is not value and (said := culprit(f"`{inner}`", found)):
-                    return f"{said}, which {name} uses,"
+                    return said if said.endswith(",") else f"{said}, which {name} uses,"
         return f"{name} ({type(value).__name__})"
 
 

@@ -85,8 +85,10 @@ class Pool:
 
     def close(self):
         """End the ranks."""
-        self.closed = True
-        self.end()
+        if not self.closed:
+            with self.alone():
+                self.end()
+                self.closed = True
 
     def __enter__(self):
         return self
@@ -117,9 +119,13 @@ class Pool:
             if self.closed:
                 raise RuntimeError(f"this pool is closed: ranks({self.size}) makes another")
             yield
-        except BaseException as error:
-            if not isinstance(error, parcels.CannotShip):  # then the ranks know of nothing
-                self.end()
+        except parcels.CannotShip:  # the ranks know of nothing
+            raise
+        except KeyboardInterrupt:
+            self.end()
+            raise KeyboardInterrupt("all ranks were ended; the next run starts new ones") from None
+        except BaseException:
+            self.end()
             raise
         finally:
             self.busy.release()
@@ -165,7 +171,7 @@ class Pool:
                     kind, answer = pickle.loads(data) if data else ("fault", ([rank], ended(process.status(timeout=1))))
                     (answers if kind == "returned" else faults)[rank] = answer
             if not ready and not faults and (notes := self.board.read()):
-                faults = late(notes, answers, lately, limit, lambda rank: self.whereabouts(rank, notes[rank]))
+                faults = late(notes, answers, lately, limit, self.whereabouts)
                 if faults:
                     break
             if faults:  # the others have a moment to say what they know; longer, if those that spoke are innocent
@@ -176,10 +182,8 @@ class Pool:
             raise blame(faults)
         return [answers[rank] for rank in range(self.size)]
 
-    def whereabouts(self, rank, note):
-        """What a rank is doing: it waits elsewhere, or its stack says which line it is at."""
-        if "waits" in note:
-            return f"it waits in {note['waits']}"
+    def whereabouts(self, rank):
+        """What a rank is doing: its stack says which line it is at."""
         start = os.fstat(self.stacks).st_size
         os.kill(self.processes[rank].pid, signal.SIGUSR1)  # faulthandler writes the stack, whatever the rank does
         time.sleep(0.1)
@@ -203,7 +207,8 @@ def work(work_fd, board_fd, stacks_fd):
     setup = pickle.loads(kernel.recv_bytes())
     rank, size = setup["rank"], setup["size"]
     sys.path[:] = setup["path"]
-    os.environ |= setup["environ"] | {"LOCAL_RANK": str(rank)}
+    os.environ.clear()
+    os.environ.update(setup["environ"], LOCAL_RANK=str(rank))
     os.chdir(setup["cwd"])
     faulthandler.register(signal.SIGUSR1, file=stacks_fd, all_threads=False)
     agreement.waiting = Board(board_fd, size).of(rank)
@@ -236,7 +241,8 @@ def answer(kernel, rank, do):
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            said = parcels.pack(("returned", (do(), printed.getvalue())))
+            result = do()
+        said = parcels.pack_result(("returned", (result, printed.getvalue())))
     except BaseException as error:
         said = pickle.dumps(("fault", raised(error, rank)))
     kernel.send_bytes(said)
