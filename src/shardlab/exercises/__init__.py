@@ -13,12 +13,15 @@ from shardlab.exercises.lesson01 import column_linear, row_linear
 from shardlab.exercises.lesson02 import FUNCTIONS, exempt, reduce_then_activate, row_bias
 from shardlab.exercises.lesson03 import tolerance
 from shardlab.exercises.lesson04 import padded_linear, uneven_linear
+from shardlab.exercises.lesson13 import dtensor_plan, reduce_from_region
 
 __all__ = [
     "FUNCTIONS",
     "column_linear",
+    "dtensor_plan",
     "exempt",
     "padded_linear",
+    "reduce_from_region",
     "reduce_then_activate",
     "report_devices",
     "row_bias",
