@@ -18,7 +18,7 @@ import pytest
 
 from notebook_tools import NOTEBOOKS, ROOT, code_cells, ignored, name_of, read
 
-# Numbers whose change rightly changes nothing: (notebook, or any; the code they stand in; why). All others must be caught.
+# Numbers whose change rightly changes nothing: (notebook or any, code they stand in, why). All others must be caught.
 EQUIVALENT = [
     ("any", ".shards[0]", "a replicated value is the same on every shard"),
     ("any", "W.chunk(2, dim=1)", "chunk(3) of four columns gives two pieces as well; lesson 04 is about that"),
