@@ -31,11 +31,13 @@ IMPORT = (
 
 def imports(rounds=7):
     """Seconds to import torch in a fresh Python, and what shardlab adds to it."""
-    times = []
+    torchs, ours = [], []
     for _ in range(rounds):
         fresh = subprocess.run([sys.executable, "-c", IMPORT], check=True, timeout=120, capture_output=True, text=True)
-        times.append([float(word) for word in fresh.stdout.split()])
-    return {name: round(median(column), 3) for name, column in zip(("torch", "shardlab"), zip(*times), strict=True)}
+        first, more = map(float, fresh.stdout.split())
+        torchs.append(first)
+        ours.append(more)
+    return {"torch": round(median(torchs), 3), "shardlab": round(median(ours), 3)}
 
 
 def labs():
