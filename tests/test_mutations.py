@@ -22,6 +22,14 @@ from notebook_tools import NOTEBOOKS, ROOT, code_cells, ignored, name_of, read
 EQUIVALENT = [
     ("any", ".shards[0]", "a replicated value is the same on every shard"),
     ("any", "W.chunk(2, dim=1)", "chunk(3) of four columns gives two pieces as well; lesson 04 is about that"),
+    ("any", "W.chunk(2, dim=0)", "chunk(3) of four rows gives two pieces as well; lesson 04 is about that"),
+    ("any", ".rows[0]", "a replicated value is compared with the same outcome on every shard"),
+    ("03_tolerance.ipynb", "Mesh(8), X[", "nine partial sums round much as eight do"),
+    (
+        "04_uneven.ipynb",
+        "W.chunk(4, dim=1)",
+        "chunk(5) of six columns gives three pieces as well: what the lesson shows",
+    ),
     ("any", "X.chunk(2, dim=1)", "chunk(3) of four columns gives two pieces as well; lesson 04 is about that"),
     ("04_uneven.ipynb", "width = 6 // 4", "6 // 4 and 6 // 5 are both 1"),
     ("solutions/02_before_the_reduction.ipynb", "torch.randn(2, 1000", "what holds for 1000 numbers holds for 1001"),
@@ -30,6 +38,7 @@ EQUIVALENT = [
         "return 4 * K**0.5 * u",
         "a somewhat wider tolerance still rejects the wrong splits",
     ),
+    ("solutions/03_tolerance.ipynb", "2.0**-24", "4 is room to spare: half of it still passes the right splits"),
     ("solutions/03_tolerance.ipynb", "lambda X, W, n: 1e-5", "a wrong answer, and 1.5e-5 is wrong in the same way"),
     ("solutions/03_tolerance.ipynb", "lambda X, W, n: 1.3e-6", "a wrong answer, and 2e-6 is wrong in the same way"),
 ]
