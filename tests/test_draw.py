@@ -43,8 +43,11 @@ X, W = torch.arange(8.0).reshape(2, 4) - 3, torch.arange(16.0).reshape(4, 4) / 8
 SERIES = {"gelu": [0.0, 0.37, 0.45], "relu": [0.0, 0.43, NAN], "identity": [0.0, 2.6e-7, None]}
 DRAWINGS = {
     **{name: lambda t=t: draw.tiles([t], [0], ["cpu"]) for name, t in TENSORS.items()},
-    **{f"split {how} {n}": lambda how=how, n=n: draw.split(X, W, X @ W, how, n)
-       for how in ("column", "row") for n in (1, 2, 3, 16)},
+    **{
+        f"split {how} {n}": lambda how=how, n=n: draw.split(X, W, X @ W, how, n)
+        for how in ("column", "row")
+        for n in (1, 2, 3, 16)
+    },
     "split heat": lambda: draw.split(torch.ones(9, 40), torch.ones(40, 17), torch.ones(9, 17), "row", 3),
     "no shards": lambda: draw.tiles([], [], []),
     "error map": lambda: draw.error_map(X + 1, X),
@@ -91,8 +94,10 @@ def test_nothing_is_drawn_outside(name):
             dx, dy = map(float, re.findall(r"[-\d.]+", node.get("transform")))
             x, y = x + dx, y + dy
         if node.tag.endswith(("rect", "image")):
-            right, bottom = (x + float(node.get("x")) + float(node.get("width")),
-                             y + float(node.get("y")) + float(node.get("height")))
+            right, bottom = (
+                x + float(node.get("x")) + float(node.get("width")),
+                y + float(node.get("y")) + float(node.get("height")),
+            )
             assert right <= left + width + 0.5 and bottom <= top + height + 0.5
         if node.tag.endswith("text"):
             size, at = len(node.text) * 7.3, x + float(node.get("x"))

@@ -111,9 +111,9 @@ def test_an_optimizer_steps_it_as_the_dense_twin(n, optimizer):
     steppers = [optimizer(p, lr=0.1) for p in parameters]
     for _ in range(4):
         x = torch.randn(3, 5, dtype=torch.float64)
-        for block, stepper, given in ((dense, steppers[0], x), (sharded, steppers[1], mesh.replicate(x))):
+        for block, stepper, entering in ((dense, steppers[0], x), (sharded, steppers[1], mesh.replicate(x))):
             stepper.zero_grad()
-            run(block, given).square().mean().backward()
+            run(block, entering).square().mean().backward()
             stepper.step()
     for layer, twin in zip(sharded, dense, strict=True):
         torch.testing.assert_close(layer.to_dense().weight, twin.weight)
