@@ -15,13 +15,19 @@ from torch.nn.functional import gelu, relu
 
 from shardlab import labs
 from shardlab.compare import compare
-from shardlab.labs import lab00_devices, lab03_tolerance
+from shardlab.labs import lab00_devices, lab03_tolerance, lab13_ranks
 from shardlab.labs.activations import ACTIVATIONS
 from shardlab.labs.lab import Lab, below, menu, slider, steps, switch
 from shardlab.labs.lab03_tolerance import added
 
 each_lab = pytest.mark.parametrize("name", labs.LABS)
 ADDITIVE = {"identity", "3 x"}  # f(a) + f(b) = f(a + b)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_rank_is_left():
+    yield
+    lab13_ranks.pools.close()
 
 
 def ends(control):
