@@ -20,8 +20,8 @@ from torch.nn.functional import gelu
 from shardlab import Mesh, Shards
 
 pytest.importorskip("cloudpickle")  # where torch is the system's
-from shardlab import forks  # noqa: E402
-from shardlab.ranks import RankError, ranks  # noqa: E402
+from shardlab import forks
+from shardlab.ranks import RankError, ranks
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120)]
 SOON = 10  # seconds in which any fault is told, however busy the machine; the measured time is shown
@@ -208,6 +208,7 @@ def test_starting_and_calling_take_little(pool, record_property):
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
 @pytest.mark.parametrize("size", [1, 2])
 def test_on_gpus(monkeypatch, size):
     """With a GPU for each rank they talk over nccl; where they share one, over gloo, and they say so."""
@@ -751,6 +752,7 @@ def test_a_notebook_is_interrupted_and_restarted():
 
 def test_ranks_listen_on_loopback_alone_and_the_fork_server_nowhere(pool):
     pool.run(healthy)
+    assert {*pool.run(lambda mesh: os.environ["GLOO_SOCKET_IFNAME"])} <= {"lo", "lo0"}  # wherever the host's name leads
     server = psutil.Process(pool.pids[0]).parent()
     assert server.ppid() == os.getpid()
     assert [c for c in server.net_connections("all") if c.status == psutil.CONN_LISTEN or c.laddr] == []
