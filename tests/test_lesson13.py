@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 import time
 
@@ -459,3 +460,40 @@ def test_where_ranks_run_already_as_under_torchrun_they_check_by_themselves(n):
         assert (
             pool.run(lesson, plan, plans, limit=60) == [[(True, None), (False, "both row-wise"), (False, UNSOLVED)]] * n
         )
+
+
+PROGRAM = """
+import os, torch, torch.distributed as dist
+from torch.distributed.tensor.parallel import RowwiseParallel
+from shardlab import exercises
+from shardlab.exercises import real_ranks
+
+class Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, partial):
+        total = partial.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+def add(partial):
+    return Sum.apply(partial)
+
+print(exercises.reduce_from_region.check(add).passed)
+print(exercises.dtensor_plan.check({"up": RowwiseParallel(), "down": RowwiseParallel()}).mistake)
+print(*real_ranks.pools.pools[2].pids)
+"""
+
+
+def test_answers_of_a_notebook_travel_by_value_nothing_is_logged_and_no_process_is_left():
+    ran = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=100)
+    assert ran.stderr == ""
+    passed, mistake, pids = ran.stdout.splitlines()
+    assert (passed, mistake) == ("True", "both row-wise")
+    limit = time.monotonic() + 10
+    while any(map(psutil.pid_exists, map(int, pids.split()))) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not any(map(psutil.pid_exists, map(int, pids.split())))

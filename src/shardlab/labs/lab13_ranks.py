@@ -118,7 +118,7 @@ def processes(ran):
 
 def beside_the_kernel(ran):
     if ran.same:
-        limit = below(ran.apart, 1e-7)
+        limit = below(ran.apart, 3e-7)
         return said(
             True, "Same as the kernel's own mesh:", f"every difference is below {limit}, and the record is the same."
         )
