@@ -53,8 +53,10 @@ def run_notebook(path, mesh, board):
     """Run the code cells in order, in one namespace; end (with exit status 1) at the first error of any rank."""
     left_out = {"needs-a-person", "one-process"} if mesh.world else {"needs-a-person"}
     names, done, where = {"__name__": "__main__", "display": print}, 0, path
+    cells, home = json.loads(Path(path).read_text(encoding="utf-8"))["cells"], os.getcwd()
     try:
-        for number, cell in enumerate(json.loads(Path(path).read_text(encoding="utf-8"))["cells"]):
+        os.chdir(Path(path).parent)  # as Jupyter does
+        for number, cell in enumerate(cells):
             if cell["cell_type"] == "code" and not left_out & set(cell["metadata"].get("tags", [])):
                 where = f"{path}, cell {number}"
                 if board:
@@ -69,6 +71,8 @@ def run_notebook(path, mesh, board):
             board.fail(where, error, told(error))
         print(f"FAILED on one process: {where}\n{told(error)}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        os.chdir(home)
     print(f"passed: {path}, {done} cells on {f'{mesh.world} ranks' if mesh.world else 'one process'}", flush=True)
 
 

@@ -117,7 +117,8 @@ def guarded():
 
 
 def brief_error(error):
-    text = " ".join(str(error).split())
+    """The error in a few words; between ranks without the lines they are at, which say nothing of the mistake."""
+    text = " ".join(str(error).partition(". They are at ")[0].split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
