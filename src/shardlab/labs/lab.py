@@ -1,12 +1,12 @@
 """What every lab is made of: controls with labels, and one picture that is drawn again from their values."""
 
 import math
-from contextlib import contextmanager
 from html import escape
 
 import ipywidgets as widgets
-import torch
 from IPython.display import HTML
+
+from shardlab.svg import one_thread
 
 __all__ = ["HTML", "Lab", "below", "menu", "one_thread", "said", "slider", "steps", "switch", "trouble"]
 
@@ -53,17 +53,6 @@ class Lab(widgets.VBox):
 
     def __repr__(self):
         return f"Lab({', '.join(f'{name}={value!r}' for name, value in self.state.items())})"
-
-
-@contextmanager
-def one_thread():
-    """Small tensors on one thread: a second one would wait for the core that the browser draws on (20 times slower)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 STYLE, WIDE = {"description_width": "88px"}, {"width": "268px"}
