@@ -8,6 +8,7 @@ import os
 import sys
 import zlib
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -52,6 +53,7 @@ def fit(collective, shapes, free, sites=None, names=None):
     """Do the shapes agree, but for the dim `free`, if there is one?"""
     if shapes.count(shapes[0]) == len(shapes):
         return
+    collective = collective.split()[0]
     if free is not None:
         others = [(*shape[:free], *shape[free + 1 :]) for shape in shapes]
         if others.count(others[0]) == len(others):
@@ -86,6 +88,7 @@ def agree(collective, values, what, sites=None, names=None):
     raise error
 
 
+@cache
 def is_plumbing(filename):
     """Is this a file of shardlab, torch or Python, and not of whoever uses them?"""
     return filename.startswith(PLUMBING) or filename.startswith("<frozen")

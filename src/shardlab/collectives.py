@@ -47,7 +47,7 @@ def copy(group, parts):
         group,
         parts,
         forward=lambda xs: xs,
-        backward=lambda grads: apart(summed(group, grads)),
+        backward=lambda grads: group.all_reduce(met(group, "all_reduce sum", grads), own=True),
     )
 
 
@@ -151,14 +151,15 @@ def summed(group, parts):
 
 def gathered(group, grads, dim, sizes):
     """The all-gather of a backward: its sizes are known from the forward."""
-    if sizes_along(group, "all_gather", grads, dim) != sizes:
+    if group.elsewhere and sizes_along(group, "all_gather", grads, dim) != sizes:
         raise ValueError(f"scatter along dim {dim} wants one value on every shard, but their sizes differ")
     return group.all_gather(grads, dim, sizes)
 
 
 def met(group, collective, grads, *how):
-    """The gradients, once it is clear that all shards came to the same collective."""
-    group.shapes(collective, grads, *how)
+    """The gradients, once it is clear that all ranks came to the same collective (in one process they did)."""
+    if group.elsewhere:
+        group.shapes(collective, grads, *how)
     return grads
 
 

@@ -22,7 +22,7 @@ class ShardedLinear(nn.Module):
 
     def __init__(self, dense, mesh):
         super().__init__()
-        self.mesh = mesh
+        self.mesh, self.names = mesh, {}
         self.out_features, self.in_features = dense.weight.shape
         self._hold("weight", mesh.shard(dense.weight, dim=self.dim))
         self.has_bias = dense.bias is not None
@@ -30,12 +30,13 @@ class ShardedLinear(nn.Module):
             self._hold("bias", self.place_bias(dense.bias))
 
     def _hold(self, name, placed):
-        for rank, tensor in zip(self.mesh.ranks, placed.shards, strict=True):
-            self.register_parameter(f"{name}_{rank}", nn.Parameter(tensor, requires_grad=tensor.requires_grad))
+        self.names[name] = [f"{name}_{rank}" for rank in self.mesh.ranks]
+        for own, tensor in zip(self.names[name], placed.shards, strict=True):
+            self.register_parameter(own, nn.Parameter(tensor, requires_grad=tensor.requires_grad))
 
     def _held(self, name):
         parameters = self._parameters
-        return Shards([parameters[f"{name}_{rank}"] for rank in self.mesh.ranks], self.mesh.root)
+        return Shards([parameters[own] for own in self.names[name]], self.mesh.root)
 
     @property
     def weight(self):

@@ -189,9 +189,10 @@ class Mesh:
             raise TypeError(f"mesh.{verb} takes a plain tensor, not a {type(tensor).__name__}")
 
     def _dim(self, tensor, dim, verb):
-        if not isinstance(dim, int) or not -tensor.dim() <= dim < tensor.dim():
+        dims = tensor.dim()
+        if not isinstance(dim, int) or not -dims <= dim < dims:
             raise IndexError(f"{verb}: dim={dim!r} does not exist in a tensor of shape {list(tensor.shape)}")
-        return dim % tensor.dim()
+        return dim % dims
 
     def _position(self, rank):
         """The coordinates of a rank on the axes; the last axis runs fastest, as in torch's DeviceMesh."""

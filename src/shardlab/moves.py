@@ -23,7 +23,8 @@ class Group:
     """The shards along one axis that talk to each other, seen from this process.
 
     Has `members` (the positions, in this process's lists, of the shards held here), `indices` (their indices in the
-    group), `size` (how many there are in all), and `note`, called with (collective, part, payload bytes).
+    group), `size` (how many there are in all), `elsewhere` (are any of them in other processes?), and `note`, called
+    with (collective, part, the tensor that is the payload).
     """
 
     def refuse_overflow(self, collective, parts):
@@ -54,6 +55,8 @@ class Group:
 class OneProcess(Group):
     """All shards of the group are here."""
 
+    elsewhere = False
+
     def __init__(self, members, devices, note):
         self.members, self.devices, self.note = members, devices, note
         self.size = len(members)
@@ -69,25 +72,26 @@ class OneProcess(Group):
             if part.dtype is not first:
                 agree(collective, [part.dtype for part in parts], "dtype")
         shapes = [part.shape for part in parts]
-        fit(collective.split()[0], shapes, free)
+        fit(collective, shapes, free)
         return shapes
 
-    def all_reduce(self, parts, op="sum"):
-        self.note("all_reduce", parts[0], parts[0].nbytes)
-        return self.everywhere(self.sum(parts, self.devices[0]) if op == "sum" else self.maximum(parts))
+    def all_reduce(self, parts, op="sum", own=False):
+        self.note("all_reduce", parts[0], parts[0])
+        whole = self.sum(parts, self.devices[0]) if op == "sum" else self.maximum(parts)
+        return self.each_its_own(whole) if own else self.everywhere(whole)
 
     def all_gather(self, parts, dim, sizes):
         whole = self.concatenate(parts, dim)
-        self.note("all_gather", parts[0], whole.nbytes)
+        self.note("all_gather", parts[0], whole)
         return self.everywhere(whole)
 
     def reduce_scatter(self, parts, dim, sizes):
-        self.note("reduce_scatter", parts[0], parts[0].nbytes)
+        self.note("reduce_scatter", parts[0], parts[0])
         pieces = zip(*(part.split(sizes, dim) for part in parts), strict=True)
         return [self.sum(column, device) for column, device in zip(pieces, self.devices, strict=True)]
 
     def all_to_all(self, parts, split_dim, split_sizes, concat_dim, concat_sizes):
-        self.note("all_to_all", parts[0], parts[0].nbytes)
+        self.note("all_to_all", parts[0], parts[0])
         pieces = zip(*(part.split(split_sizes, split_dim) for part in parts), strict=True)
         return [
             torch.cat([piece.to(device) for piece in column], concat_dim)
@@ -95,11 +99,11 @@ class OneProcess(Group):
         ]
 
     def broadcast(self, parts, src):
-        self.note("broadcast", parts[src], parts[src].nbytes)
+        self.note("broadcast", parts[src], parts[src])
         return self.everywhere(parts[src].clone())
 
     def reduce(self, parts, dst):
-        self.note("reduce", parts[dst], parts[dst].nbytes)
+        self.note("reduce", parts[dst], parts[dst])
         total = self.sum(parts, self.devices[dst])
         return [total if index == dst else torch.zeros_like(part) for index, part in enumerate(parts)]
 
@@ -148,9 +152,17 @@ class OneProcess(Group):
         here = {device: whole.to(device) for device in set(self.devices)}
         return [here[device].detach() for device in self.devices]
 
+    def each_its_own(self, whole):
+        """`whole` for each shard, in memory of its own: a gradient will be written into."""
+        if self.apart:
+            return self.everywhere(whole)
+        return [whole, *[whole.to(device, copy=True) for device in self.devices[1:]]]
+
 
 class OverRanks(Group):
     """One shard of the group is here, the others are in other processes."""
+
+    elsewhere = True
 
     def __init__(self, process_group, note):
         self.process_group, self.note = process_group, note
@@ -165,13 +177,13 @@ class OverRanks(Group):
         return tensor.cpu() if self.staged else tensor
 
     def site(self):
-        return agreement.call_site()
+        return agreement.call_site() if self.checked else None
 
     def shapes(self, collective, parts, *how, free=None):
         """As in one process; what every rank is about to do is compared over the wire, before it does it."""
         if free is None and not self.checked:
             return [parts[0].shape] * self.size
-        site = getattr(self.note.recorder.phase, "site", None) or self.site()  # backward has its forward's
+        site = getattr(self.note.recorder.phase, "site", None) or agreement.call_site()  # backward has its forward's
         header = agreement.describe(collective, parts[0], how, site)
         with agreement.waiting(self.ranks, f"{collective} at {site}"):
             headers = self.exchange(header, parts[0].device, collective)
@@ -207,8 +219,8 @@ class OverRanks(Group):
             raise alone from error
         return everyone
 
-    def all_reduce(self, parts, op="sum"):
-        self.note("all_reduce", parts[0], parts[0].nbytes)
+    def all_reduce(self, parts, op="sum", own=False):
+        self.note("all_reduce", parts[0], parts[0])
         whole = self.total(parts) if op == "sum" else self.maximum(parts[0])
         return [whole.to(parts[0].device)]
 
@@ -228,18 +240,18 @@ class OverRanks(Group):
         everyone = [torch.empty_like(mine) for _ in sizes]
         dist.all_gather(everyone, mine, group=self.process_group)
         whole = torch.cat([part.narrow(dim, 0, size) for part, size in zip(everyone, sizes, strict=True)], dim)
-        self.note("all_gather", parts[0], whole.nbytes)
+        self.note("all_gather", parts[0], whole)
         return [whole.to(parts[0].device)]
 
     def reduce_scatter(self, parts, dim, sizes):
-        self.note("reduce_scatter", parts[0], parts[0].nbytes)
+        self.note("reduce_scatter", parts[0], parts[0])
         pieces = [self.send(pad(piece, dim, max(sizes))) for piece in parts[0].split(sizes, dim)]
         mine = torch.empty_like(pieces[0])
         dist.reduce_scatter(mine, pieces, group=self.process_group)
         return [mine.narrow(dim, 0, sizes[self.indices[0]]).to(parts[0].device)]
 
     def all_to_all(self, parts, split_dim, split_sizes, concat_dim, concat_sizes):
-        self.note("all_to_all", parts[0], parts[0].nbytes)
+        self.note("all_to_all", parts[0], parts[0])
         pieces = [self.send(piece) for piece in parts[0].split(split_sizes, split_dim)]
         shapes = [list(pieces[self.indices[0]].shape) for _ in concat_sizes]
         for shape, size in zip(shapes, concat_sizes, strict=True):
@@ -252,13 +264,13 @@ class OverRanks(Group):
         return [torch.cat(arrived, concat_dim).to(parts[0].device)]
 
     def broadcast(self, parts, src):
-        self.note("broadcast", parts[0], parts[0].nbytes)
+        self.note("broadcast", parts[0], parts[0])
         value = self.send(parts[0]).clone()
         dist.broadcast(value, group_src=src, group=self.process_group)
         return [value.to(parts[0].device)]
 
     def reduce(self, parts, dst):
-        self.note("reduce", parts[0], parts[0].nbytes)
+        self.note("reduce", parts[0], parts[0])
         total = self.send(parts[0]).clone()
         dist.reduce(total, group_dst=dst, group=self.process_group)
         return [total.to(parts[0].device) if self.indices[0] == dst else torch.zeros_like(parts[0])]

@@ -85,10 +85,11 @@ class Note:
     def __init__(self, recorder, axis, size, kept):
         self.recorder, self.axis, self.size, self.kept = recorder, axis, size, kept
 
-    def __call__(self, name, part, payload):
+    def __call__(self, name, part, whole):
         recorder = self.recorder
         if recorder.open and self.kept:
-            wire, phase = ring_bytes(name, payload, self.size), getattr(recorder.phase, "name", "forward")
+            payload, phase = whole.nbytes, getattr(recorder.phase, "name", "forward")
+            wire = ring_bytes(name, payload, self.size)
             call = Call(name, self.axis, part.shape, part.dtype, payload, wire, phase)
             for traffic in recorder.open:
                 traffic.append(call)

@@ -9,6 +9,7 @@ from functools import cache
 from itertools import repeat
 
 import torch
+from torch.autograd.graph import _engine_run_backward
 
 from shardlab import draw
 
@@ -65,8 +66,7 @@ class Shards:
 
     def backward(self, gradient=None, **options):
         """One joint backward over the shards, each starting from its own copy of this (replicated) value."""
-        gradients = gradient if gradient is None else apart(spread(gradient, self.mesh))
-        torch.autograd.backward(self.shards, gradients, **options)
+        run_backward(self.shards, gradient if gradient is None else spread(gradient, self.mesh), **options)
 
     def __iter__(self):
         return iter(self.unbind(0))
@@ -146,7 +146,7 @@ def spread(value, mesh):
 def combine(results, mesh, name):
     """One answer from the shards' answers: tensors become a Shards, values that agree become that value."""
     first = results[0]
-    if isinstance(first, torch.Tensor) and all(isinstance(result, torch.Tensor) for result in results):
+    if isinstance(first, torch.Tensor) and False not in [isinstance(result, torch.Tensor) for result in results]:
         return Shards(results, mesh)
     if isinstance(first, (tuple, list)) and any(isinstance(item, torch.Tensor) for item in first):
         if len({len(result) for result in results}) == 1:
@@ -182,8 +182,22 @@ def joint_grad(outputs, inputs, grad_outputs=None, **options):
 def joint_backward(tensors, grad_tensors=None, *args, **options):
     """torch.autograd.backward over all shards at once."""
     mesh = meet([tensors])
-    gradients = None if grad_tensors is None else apart(every_tensor(grad_tensors, mesh))
-    torch.autograd.backward(every_tensor(tensors, mesh), gradients, *args, **options)
+    gradients = None if grad_tensors is None else every_tensor(grad_tensors, mesh)
+    run_backward(every_tensor(tensors, mesh), gradients, *args, **options)
+
+
+def run_backward(tensors, gradients, *args, **options):
+    """torch.autograd.backward(…), straight to its engine where it only would compare shapes and dtypes first: it is
+    made for symbolic shapes too, and takes longer over each shard than a small product does."""
+    if args or options or gradients is None or not all(map(fits, tensors, gradients)):
+        torch.autograd.backward(tensors, gradients and apart(gradients), *args, **options)
+    else:
+        gradients = tuple(apart(gradients))
+        _engine_run_backward(tuple(tensors), gradients, False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
+def fits(tensor, gradient):
+    return type(gradient) is torch.Tensor and gradient.shape == tensor.shape and gradient.dtype is tensor.dtype
 
 
 def every_tensor(values, mesh):
@@ -194,9 +208,11 @@ def every_tensor(values, mesh):
 
 def apart(tensors):
     """The same tensors, where each has memory of its own: what becomes a `.grad` will be written into."""
+    if len(tensors) == 1:
+        return tensors
     seen, owned = set(), []
     for tensor in tensors:
-        place = tensor.untyped_storage().data_ptr()
+        place = isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr()
         owned.append(tensor.clone() if place in seen and place else tensor)
         seen.add(place)
     return owned
@@ -279,7 +295,7 @@ def lifted_binary(function):
     def method(self, other):
         if type(other) is Shards and other.mesh is self.mesh:
             try:
-                return Shards([function(a, b) for a, b in zip(self.shards, other.shards, strict=True)], self.mesh)
+                return Shards([*map(function, self.shards, other.shards)], self.mesh)
             except RuntimeError:
                 pass  # lift raises it again, and names the shard
         return lift(function, (self, other), {})
