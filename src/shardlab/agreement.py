@@ -1,13 +1,12 @@
 """What the shards of a group must agree on before a collective moves anything.
 
-Between ranks it is compared over the wire, in one small all-gather of numbers, since gloo and nccl compare nothing:
-they abort, wait for ever, or mix the numbers up. SHARDLAB_CHECK=0 turns that off where nothing but the check needs it.
+Ranks tell each other, in a few numbers, since gloo and nccl compare nothing: they abort, wait for ever, or mix the
+values up. SHARDLAB_CHECK=0 turns that off where nothing but the check needs it.
 """
 
 import os
 import sys
 import zlib
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +17,7 @@ FLOATS = ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"
 DTYPES = [*FLOATS, "int64", "int32", "int8", "uint8", "bool"]  # what gloo and nccl both carry
 DIMS = 8
 ROOTS = {"broadcast": "src", "all_to_all": "split_dim and concat_dim"}  # the others have a dim
+swap = None  # in a rank of a pool: how it swaps numbers with the others, by memory that they share (`faults.Board`)
 PLUMBING = tuple(str(Path(file).parent) for file in (os.__file__, torch.__file__, __file__))
 
 
@@ -27,13 +27,11 @@ def describe(collective, part, how, site):
     if dtype not in DTYPES or part.dim() > DIMS:
         raise TypeError(f"{dtype} of {part.dim()} dims does not travel between ranks: {DTYPES}, up to {DIMS} dims, do")
     how, sizes = [*how, -1, -1][:2], [*part.shape, *[0] * (DIMS - part.dim())]
-    where = zlib.crc32(site.encode())
-    return torch.tensor([CALLS.index(collective), DTYPES.index(dtype), where, *how, part.dim(), *sizes])
+    return [CALLS.index(collective), DTYPES.index(dtype), zlib.crc32(site.encode()), *how, part.dim(), *sizes]
 
 
 def compare(headers, free, sites, names):
     """The shape of every shard, once it is clear that all headers announce the same."""
-    headers = [header.tolist() for header in headers]
     first = headers[0]
     if headers.count(first) == len(headers):
         return [torch.Size(first[6 : 6 + first[5]])] * len(headers)
@@ -109,8 +107,3 @@ def site(filename, line, function):
     """
     place = "its cell" if "ipykernel_" in filename else os.path.basename(filename)
     return f"line {line} of {place}" if function == "<module>" else f"{function}, line {line} of {place}"
-
-
-def waiting(ranks, what):
-    """Around each wait of this rank for `ranks`. A pool of ranks puts its own here, to know who waits for whom."""
-    return nullcontext()

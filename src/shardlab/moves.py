@@ -184,40 +184,40 @@ class OverRanks(Group):
         if free is None and not self.checked:
             return [parts[0].shape] * self.size
         site = getattr(self.note.recorder.phase, "site", None) or agreement.call_site()  # backward has its forward's
-        header = agreement.describe(collective, parts[0], how, site)
-        with agreement.waiting(self.ranks, f"{collective} at {site}"):
-            headers = self.exchange(header, parts[0].device, collective)
-        return agreement.compare(headers, free, lambda: self.sites(site, parts[0].device, collective), self.ranks)
+        what, device = f"{collective} at {site}", parts[0].device
+        headers = self.exchange(agreement.describe(collective, parts[0], how, site), device, what)
+        return agreement.compare(headers, free, lambda: self.sites(site, device, what), self.ranks)
 
-    def sites(self, site, device, collective):
+    def sites(self, site, device, what):
         """The line of the program at which each rank is."""
-        text = torch.tensor(list(site.encode()[:200].ljust(200)))
-        lines = self.exchange(text, device, collective)
-        return [bytes(line.tolist()).decode(errors="replace").rstrip() for line in lines]
+        lines = self.exchange(list(site.encode()[:200].ljust(200)), device, what)
+        return [bytes(line).decode(errors="replace").rstrip() for line in lines]
 
     def ends(self, parts):
-        ends = torch.stack(parts[0].aminmax()).long()
-        return torch.cat(self.exchange(ends.cpu(), parts[0].device, "the ends of its values")).tolist()
+        ends = [end.item() for end in parts[0].aminmax()]
+        return [end for both in self.exchange(ends, parts[0].device, "the ends of its values") for end in both]
 
     def total(self, parts):
         total = self.send(parts[0]).clone()
         dist.all_reduce(total, dist.ReduceOp.SUM, group=self.process_group)
         return total
 
-    def exchange(self, numbers, device, collective):
-        """Whole numbers from every rank."""
-        numbers = numbers if self.staged else numbers.to(device)
+    def exchange(self, numbers, device, what):
+        """A list of whole numbers from every rank."""
+        if agreement.swap:
+            return agreement.swap(self.ranks, numbers, what)
+        numbers = torch.tensor(numbers, device="cpu" if self.staged else device)
         everyone = [torch.empty_like(numbers) for _ in range(self.size)]
         try:
             dist.all_gather(everyone, numbers, group=self.process_group)
         except RuntimeError as error:
             alone = RuntimeError(
-                f"shard {self.indices[0]} came to {collective}, but not every other shard did: one stopped with an "
+                f"shard {self.indices[0]} came to {what}, but not every other shard did: one stopped with an "
                 "error of its own, or waits in another collective"
             )
             alone.guilty = []  # it is one of the others
             raise alone from error
-        return everyone
+        return [numbers.tolist() for numbers in everyone]
 
     def all_reduce(self, parts, op="sum", own=False):
         self.note("all_reduce", parts[0], parts[0])

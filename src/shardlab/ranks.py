@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 from multiprocessing.connection import Connection, wait
 
 import torch
@@ -170,7 +171,8 @@ class Pool:
                     data = process.receive()
                     kind, answer = pickle.loads(data) if data else ("fault", ([rank], ended(process.status(timeout=1))))
                     (answers if kind == "returned" else faults)[rank] = answer
-            if not ready and not faults and (notes := self.board.read()):
+            notes = [self.board.read(rank) for rank in range(self.size)] if not ready and not faults else [None]
+            if None not in notes:
                 faults = late(notes, answers, lately, limit, self.whereabouts)
                 if faults:
                     break
@@ -211,7 +213,7 @@ def work(work_fd, board_fd, stacks_fd):
     os.environ.update(setup["environ"], LOCAL_RANK=str(rank))
     os.chdir(setup["cwd"])
     faulthandler.register(signal.SIGUSR1, file=stacks_fd, all_threads=False)
-    agreement.waiting = Board(board_fd, size).of(rank)
+    agreement.swap = partial(Board(board_fd, size).swap, rank)
     with contextlib.suppress(EOFError, BrokenPipeError):
         answer(kernel, rank, lambda: meet(**setup))
         while True:
