@@ -40,7 +40,9 @@ cuda: ## run the GPU tests, and every notebook on the GPU
 	exit $$red
 
 bench: .venv/.test ## measure, into benchmarks/ and the README's table
-	$(BIN)/python benchmarks/bench.py $(ARGS)
+	@test -d .venv/peers || $(BIN)/python -m pip install --quiet --no-deps --target .venv/peers fairscale==0.4.13 || \
+	    echo "fairscale could not be installed: it does not take part"
+	PYTHONPATH=.venv/peers $(BIN)/python benchmarks/bench.py $(ARGS)
 
 bench-cuda: ## measure on a GPU, into benchmarks/results-cuda.json
 	@if $(PYTHON) -c 'import torch' 2>/dev/null; then python=$(PYTHON); \

@@ -1,6 +1,6 @@
 """What `make bench` runs: measure, write the results beside this file, and fill the README's table from them.
 
-python benchmarks/bench.py                      everything, in about five minutes
+python benchmarks/bench.py                      everything, in about ten minutes
 python benchmarks/bench.py labs notebooks       only these; the other results stay
 python benchmarks/bench.py table                only the README's table
 """
@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import peers
+import pool
 import torch
 from splits import many_partials, splits
 
@@ -103,6 +105,8 @@ PARTS = {
     "imports": imports,
     "labs": labs,
     "notebooks": notebooks,
+    "pool": pool.pool,
+    "peers": peers.peers,
 }
 
 
@@ -156,6 +160,8 @@ def table(results):
     for name, time in results["many_partials"].items():
         measured = f"{time['ms']} ms, {time['ratio']}× the whole product"
         lines.append(f"| 1024 × 1024 by rows over 64 shards: {name} | | {measured} |")
+    lines += [f"| {' | '.join(cells)} |" for cells in pool.lines(results["pool"])]
+    lines += ["", peers.table(results["peers"])]
     at = results["machine"]
     by = f"{at['processor']}, {at['cores']} cores, Python {at['python']}, torch {at['torch']}"
     return "\n".join(

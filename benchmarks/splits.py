@@ -6,7 +6,7 @@ whole gradient, as after an all-reduce: the shards' gradients are summed in plac
 """
 
 import torch
-from timing import side_by_side
+from timing import side_by_side, warm_memory
 from torch.nn.functional import gelu
 
 from shardlab import Mesh
@@ -137,12 +137,13 @@ def agree(one, other):
 
 def splits():
     """Every case, size and number of shards; forward, and forward with backward."""
+    warm_memory()
     rows = []
     for size in SIZES:
         for case in CASES:
             for n in SHARDS:
                 for backward in (False, True)[: 2 if size <= 1024 else 1]:  # at 4096 forward only: it takes seconds
-                    rows.append(compare(case, size, n, backward, seconds=0.5 if size < 1024 else 1.5))
+                    rows.append(compare(case, size, n, backward, seconds=0.5 if size < 1024 else 3))
                     print("  {case:13} {size:5} {shards} shards  {ratio:.2f}×  {what}".format(**rows[-1]), flush=True)
     return rows
 

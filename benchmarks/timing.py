@@ -4,6 +4,8 @@ import gc
 from statistics import median
 from time import perf_counter
 
+import torch
+
 
 def side_by_side(ways, seconds=1.0, least=5):
     """Median time of each way in seconds, and of its ratio to the last way in the same round.
@@ -24,6 +26,15 @@ def side_by_side(ways, seconds=1.0, least=5):
         name: {"seconds": median(times), "ratio": median(a / b for a, b in zip(times, base, strict=True))}
         for name, times in samples.items()
     }
+
+
+def warm_memory():
+    """Have the C library keep what is freed, up to 64 MB, as it does in any program that has freed one large block.
+
+    Until then (in glibc) memory that a way frees goes back to the system, and the next call fetches it again, page by
+    page: whichever way works with more buffers would be charged for that, at a size where a program does not pay it.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)  # and freed
 
 
 def once(way):
