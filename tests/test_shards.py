@@ -393,6 +393,42 @@ def test_backward_is_one_backward_over_the_shards():
     assert_same(x_.grad, [torch.full((4,), float(r), dtype=torch.float64) for r in range(3)])
 
 
+COTANGENTS = {
+    "of another shape": (lambda mesh: mesh.replicate(torch.ones(3)), "Mismatch in shape"),
+    "a number": (lambda mesh: 1.0, "either Tensors or None, but got float"),
+    "none": (lambda mesh: None, "only for scalar outputs"),
+    "a plain tensor": (lambda mesh: torch.ones(4), "place it first"),
+}
+
+
+@pytest.mark.parametrize(("cotangent", "told"), COTANGENTS.values(), ids=COTANGENTS)
+def test_a_cotangent_that_does_not_fit(cotangent, told):
+    mesh = mesh_of(2)
+    x_ = values(mesh, 4, requires_grad=True)
+    with pytest.raises((RuntimeError, TypeError), match=told):
+        (x_ * x_).backward(cotangent(mesh))
+    assert x_.grad is None
+
+
+def test_a_graph_is_freed_by_backward_unless_retained():
+    mesh = mesh_of(2)
+    x_ = values(mesh, 4, requires_grad=True)
+    y_, cotangent_ = x_ * x_, values(mesh, 4)
+    y_.backward(cotangent_, retain_graph=True)
+    y_.backward(cotangent_)
+    assert_same(x_.grad, [4 * x.detach() * c for x, c in zip(x_.shards, cotangent_.shards, strict=True)])
+    with pytest.raises(RuntimeError, match="second time"):
+        y_.backward(cotangent_)
+
+
+def test_equal_cotangents_in_one_buffer_do_not_become_one_grad():
+    mesh = mesh_of(3)
+    x_ = mesh.replicate(torch.ones(4)).requires_grad_()
+    x_.view(2, 2).backward(mesh.broadcast(mesh.replicate(torch.ones(2, 2))))
+    x_.grad.shards[0].zero_()
+    assert_same(x_.grad, [torch.zeros(4), torch.ones(4), torch.ones(4)])
+
+
 WAYS = {
     "method": lambda loss_, x_: loss_.backward(),
     "Tensor.backward": lambda loss_, x_: torch.Tensor.backward(loss_),
