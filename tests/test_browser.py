@@ -89,6 +89,20 @@ def test_no_accessibility_violations_of_ours(page):
     assert page.axe(known=KNOWN) == []
 
 
+@pytest.mark.parametrize("number", [path.name[:2] for path in LESSONS if not path.name.startswith("01")])
+def test_every_lab_answers_the_keyboard(lab, number, record_property):
+    """The other lessons: they run, each slider moves its picture, and a reader without eyes or mouse gets along."""
+    with lab.page() as page:
+        page.open(lesson(number))
+        page.run_all()
+        assert page.errors() == [] and page.problems == []
+        for index, slider in enumerate(page.sliders()):
+            times = [page.press(slider, key) for key in ("ArrowRight", "ArrowLeft") * 2]
+            assert None not in times, f"slider {index}: a key press did not change the picture"
+            record_property(f"lesson {number}, slider {index}: median", f"{statistics.median(times):.0f} ms")
+        assert page.axe(known=KNOWN) == []
+
+
 def test_default_windowing_and_nothing_left_running():
     """JupyterLab draws only the cells in sight, unless told otherwise: the slider works there too."""
     with lab_browser.Lab(windowing=None) as lab, lab.page() as page:
