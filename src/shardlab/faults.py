@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from shardlab import agreement
 
-SLOT = 4096  # bytes on the board for each rank
+SLOT = 2**16  # bytes on the board for each rank
 
 
 class RankError(RuntimeError):
@@ -118,8 +118,10 @@ class Board:
 
     def read(self, rank):
         """The note of a rank; None if it is just being written."""
-        check, _, text = self.page[rank * SLOT : (rank + 1) * SLOT].split(b"\n")[0].partition(b" ")
-        if not text:
+        start = rank * SLOT
+        end = self.page.find(b"\n", start, start + SLOT)
+        check, _, text = self.page[start:end].partition(b" ")
+        if end < 0:
             return {"met": {}, "at": 0}
         return json.loads(text) if check == b"%d" % zlib.crc32(text) else None
 

@@ -180,7 +180,7 @@ class OverRanks(Group):
         return agreement.call_site() if self.checked else None
 
     def shapes(self, collective, parts, *how, free=None):
-        """As in one process; what every rank is about to do is compared over the wire, before it does it."""
+        """As in one process; the ranks tell each other what they are about to do, before they do it."""
         if free is None and not self.checked:
             return [parts[0].shape] * self.size
         site = getattr(self.note.recorder.phase, "site", None) or agreement.call_site()  # backward has its forward's
