@@ -160,8 +160,10 @@ def table(results):
     for name, time in results["many_partials"].items():
         measured = f"{time['ms']} ms, {time['ratio']}× the whole product"
         lines.append(f"| 1024 × 1024 by rows over 64 shards: {name} | | {measured} |")
+    lines += ["", "<details><summary>Real ranks: what a pool of them costs, and our layers beside others</summary>", ""]
+    lines += ["| | wanted | measured |", "|---|---|---|"]
     lines += [f"| {' | '.join(cells)} |" for cells in pool.lines(results["pool"])]
-    lines += ["", peers.table(results["peers"])]
+    lines += ["", peers.table(results["peers"]), "", "</details>"]
     at = results["machine"]
     by = f"{at['processor']}, {at['cores']} cores, Python {at['python']}, torch {at['torch']}"
     return "\n".join(
