@@ -17,6 +17,8 @@ from contestants import MLP, check, enter
 from rounds import rounds, summary
 from timing import sample
 
+from shardlab import agreement, board
+
 LIMIT = timedelta(seconds=60)
 
 
@@ -53,6 +55,7 @@ def join(rank, ranks, backend, folder):
     else:
         store = dist.FileStore(str(folder / "store"), ranks)
         dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=LIMIT)
+        agreement.swap = board.shared()  # as `Mesh` does under torchrun on one host
 
 
 def lined_up(batch, width, checked):

@@ -1,6 +1,8 @@
 """What every rank of tests/test_ranks.py runs, and one process beside it: the same functions, the same mesh's code.
 
-    torchrun --nproc-per-node 4 tests/ranks_program.py FOLDER      each rank leaves FOLDER/rank<r>.pt
+    torchrun --nproc-per-node 4 tests/ranks_program.py FOLDER page      each rank leaves FOLDER/rank<r>.pt
+
+With `wire` for `page` the ranks share no memory to compare what they do, as on several hosts.
 
 A check takes the number of shards and returns the values to compare. `observe` runs it under `mesh.record()`.
 """
@@ -15,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy, gelu
 
-from shardlab import Mesh, Shards, exercises
+from shardlab import Mesh, Shards, agreement, board, exercises
 from shardlab.layers import ColumnParallelLinear, RowParallelLinear
 
 FLOAT, WHOLE = torch.float64, torch.int64
@@ -316,11 +318,14 @@ def listening():
     return sorted({connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN})
 
 
-def main(folder):
+def main(folder, how):
+    if how == "wire":
+        board.shared = lambda: None
     mesh = Mesh()
     n = mesh.size
     result = {"pid": os.getpid(), "rank": dist.get_rank(), "world": dist.get_world_size(), "n": n}
     result |= {"held": len(mesh.replicate(torch.ones(1)).shards), "backend": dist.get_backend()}
+    result["page"] = agreement.swap is not None
     result["checks"] = {name: observe(check, n) for name, check in checks(n).items()}
     result["verdicts"] = verdicts()
     result["errors"] = {name: error_of(mistake, mesh) for name, mistake in MISTAKES.items()}
@@ -332,4 +337,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -59,22 +59,27 @@ def end(launch):
 
 
 class Launch:
-    def __init__(self, n, cuda=""):
-        self.n = n
+    def __init__(self, n, how="page", cuda=""):
+        self.n, self.how = n, how
         with tempfile.TemporaryDirectory() as folder:
-            self.status, self.out, self.err = torchrun(n, ranks_program.__file__, folder, cuda=cuda)
+            self.status, self.out, self.err = torchrun(n, ranks_program.__file__, folder, how, cuda=cuda)
             files = [Path(folder) / f"rank{rank}.pt" for rank in range(n)]
             assert self.status == 0 and all(file.exists() for file in files), self.err[-6000:]
             assert len(list(Path(folder).iterdir())) == n
             self.ranks = [torch.load(file, weights_only=True) for file in files]
 
 
-launched = cache(Launch)  # one launch for 2 ranks and one for 4, however many tests look at them
+launched = cache(Launch)  # one launch of each kind, however many tests look at it
+KINDS = {"2 ranks": (2, "page"), "4 ranks": (4, "page"), "2 ranks, as on two hosts": (2, "wire")}
 
 
-@pytest.fixture(params=[2, 4], ids=["2 ranks", "4 ranks"])
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
 def launch(request):
-    return launched(request.param)
+    return launched(*request.param)
+
+
+def test_ranks_of_one_host_share_a_page(launch):
+    assert [rank["page"] for rank in launch.ranks] == [launch.how == "page"] * launch.n
 
 
 def test_the_ranks_are_processes_with_one_shard_each(launch):
@@ -98,7 +103,11 @@ def test_ranks_listen_on_loopback_alone(launch):
 
 
 def every_check():
-    return [pytest.param(n, name, id=f"{n} ranks: {name}") for n in (2, 4) for name in ranks_program.checks(n)]
+    return [
+        pytest.param((n, how), name, id=f"{kind}: {name}")
+        for kind, (n, how) in KINDS.items()
+        for name in ranks_program.checks(n)
+    ]
 
 
 @pytest.mark.parametrize(("launch", "name"), every_check(), indirect=["launch"])

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from shardlab import Mesh
-from shardlab.verdict import Board
+from shardlab.verdict import Fates
 
 
 def main(arguments):
@@ -30,9 +30,9 @@ def main(arguments):
     with ExitStack() as until_the_end:
         if mesh.ranks[0] != 0:
             until_the_end.enter_context(redirect_stdout(until_the_end.enter_context(open(os.devnull, "w"))))
-        board = until_the_end.enter_context(Board(mesh.ranks[0], mesh.world)) if mesh.world else None
+        fates = until_the_end.enter_context(Fates(mesh.ranks[0], mesh.world)) if mesh.world else None
         for path in arguments:
-            run_notebook(path, mesh, board)
+            run_notebook(path, mesh, fates)
 
 
 def show_devices(mesh):
@@ -49,7 +49,7 @@ def details(device):
     return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
 
 
-def run_notebook(path, mesh, board):
+def run_notebook(path, mesh, fates):
     """Run the code cells in order, in one namespace; end (with exit status 1) at the first error of any rank."""
     left_out = {"needs-a-person", "one-process"} if mesh.world else {"needs-a-person"}
     names, done, where = {"__name__": "__main__", "display": print}, 0, path
@@ -59,8 +59,8 @@ def run_notebook(path, mesh, board):
         for number, cell in enumerate(cells):
             if cell["cell_type"] == "code" and not left_out & set(cell["metadata"].get("tags", [])):
                 where = f"{path}, cell {number}"
-                if board:
-                    board.begin(where)
+                if fates:
+                    fates.begin(where)
                 run_cell("".join(cell["source"]), where, names)
                 done += 1
         if mesh.world:
@@ -68,7 +68,7 @@ def run_notebook(path, mesh, board):
             dist.barrier()  # a verdict for all the ranks: each of them has come this far
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         if mesh.world:
-            board.fail(where, error, told(error))
+            fates.fail(where, error, told(error))
         print(f"FAILED on one process: {where}\n{told(error)}", file=sys.stderr)
         sys.exit(1)
     finally:

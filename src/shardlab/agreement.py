@@ -17,7 +17,7 @@ FLOATS = ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"
 DTYPES = [*FLOATS, "int64", "int32", "int8", "uint8", "bool"]  # what gloo and nccl both carry
 DIMS = 8
 ROOTS = {"broadcast": "src", "all_to_all": "split_dim and concat_dim"}  # the others have a dim
-swap = None  # in a rank of a pool: how it swaps numbers with the others, by memory that they share (`faults.Board`)
+swap = None  # on ranks of one host: how they swap numbers, over memory that they share (see `board`)
 PLUMBING = tuple(str(Path(file).parent) for file in (os.__file__, torch.__file__, __file__))
 
 

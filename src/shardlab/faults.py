@@ -5,21 +5,15 @@ what it waits for, and whether it came where others wait for it. A fault is (the
 lesson); an innocent rank, which says only that others left it alone, blames nobody.
 """
 
-import json
 import linecache
-import mmap
 import signal
 import time
 import traceback
-import zlib
-from collections import Counter
 
 import torch
 import torch.distributed as dist
 
 from shardlab import agreement
-
-SLOT = 2**16  # bytes on the board for each rank
 
 
 class RankError(RuntimeError):
@@ -80,50 +74,6 @@ def source(file, line, function):
     """A line of the lesson; the kernel has the text of its own cells."""
     text = linecache.getline(file, line).strip()
     return agreement.site(file, line, function) + (f": {text}" if text else "")
-
-
-class Board:
-    """A page of memory that all ranks and the kernel see: what each rank says, whom it waits for, and since when."""
-
-    def __init__(self, fd, size):
-        self.page, self.size = mmap.mmap(fd, size * SLOT), size
-        self.met, self.said = Counter(), {}  # of each group: how often this rank came to it, and what it last said
-
-    def swap(self, rank, ranks, numbers, what):
-        """Say `numbers` to the others of a group of ranks, and wait for what they say. (The kernel knows who is late.)
-
-        Two things that a rank said stand on the page, since no other can be further behind: to say the next one it
-        has heard all the others say this one.
-        """
-        group = ",".join(map(str, ranks))
-        self.met[group] += 1
-        self.said[group] = [*self.said.get(group, [])[-1:], numbers]
-        self.write(rank, {"waits": what, "group": group})
-        heard, pause = {}, 20e-6
-        while len(heard) < len(ranks):
-            for other in [other for other in ranks if other not in heard]:
-                note = self.read(other)
-                if note and (ahead := note["met"].get(group, 0) - self.met[group]) >= 0:
-                    heard[other] = note["said"][group][-1 - ahead]
-            if len(heard) < len(ranks):
-                time.sleep(pause)
-                pause = min(1.2 * pause, 1e-3)
-        self.write(rank, {})
-        return [heard[other] for other in ranks]
-
-    def write(self, rank, note):
-        text = json.dumps(note | {"met": self.met, "said": self.said, "at": time.monotonic()}).encode()
-        text = b"%d %b\n" % (zlib.crc32(text), text)
-        self.page[rank * SLOT : rank * SLOT + len(text)] = text
-
-    def read(self, rank):
-        """The note of a rank; None if it is just being written."""
-        start = rank * SLOT
-        end = self.page.find(b"\n", start, start + SLOT)
-        check, _, text = self.page[start:end].partition(b" ")
-        if end < 0:
-            return {"met": {}, "at": 0}
-        return json.loads(text) if check == b"%d" % zlib.crc32(text) else None
 
 
 def late(notes, answered, lately, limit, whereabouts):

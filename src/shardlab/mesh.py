@@ -9,20 +9,18 @@ import copy
 import os
 import socket
 from contextlib import contextmanager
-from datetime import timedelta
 from math import prod
 
 import torch
 import torch.distributed as dist
 
-from shardlab import collectives
+from shardlab import agreement, board, collectives
 from shardlab.moves import OneProcess, OverRanks
 from shardlab.record import Recorder
 from shardlab.shards import Shards
 
 REDUCES = {"sum": collectives.all_reduce, "max": collectives.all_reduce_max}
 GATHERS = {"replicated": collectives.all_gather, "partial": collectives.all_gather_partial}
-TIMEOUT = timedelta(seconds=60)  # how long a collective over ranks waits for the others
 
 
 class Mesh:
@@ -270,8 +268,9 @@ def joined_world():
     if not dist.is_initialized() and dist.is_torchelastic_launched():
         own_gpu = 0 < int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
         nccl = own_gpu and dist.is_nccl_available() and os.environ.get("SHARDLAB_DEVICES", "cuda").startswith("cuda")
-        if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:  # one host: nothing beyond loopback
-            stay_on_loopback()
+        one_host = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
+        if one_host:
+            stay_on_loopback()  # nothing listens beyond it
         elif not nccl and "GLOO_SOCKET_IFNAME" not in os.environ and only_here(name := socket.gethostname()):
             raise RuntimeError(
                 f"on this host its own name, {name}, means loopback, where ranks on other hosts cannot reach it: set "
@@ -279,7 +278,8 @@ def joined_world():
             )
         if nccl:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if nccl else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("nccl" if nccl else "gloo", timeout=board.TIMEOUT)
+        agreement.swap = board.shared() if one_host else None
         atexit.register(leave)
     return dist.get_world_size() if dist.is_initialized() else 0
 

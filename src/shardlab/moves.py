@@ -204,11 +204,11 @@ class OverRanks(Group):
 
     def exchange(self, numbers, device, what):
         """A list of whole numbers from every rank."""
-        if agreement.swap:
-            return agreement.swap(self.ranks, numbers, what)
-        numbers = torch.tensor(numbers, device="cpu" if self.staged else device)
-        everyone = [torch.empty_like(numbers) for _ in range(self.size)]
         try:
+            if agreement.swap:
+                return agreement.swap(self.ranks, numbers, what)
+            numbers = torch.tensor(numbers, device="cpu" if self.staged else device)
+            everyone = [torch.empty_like(numbers) for _ in range(self.size)]
             dist.all_gather(everyone, numbers, group=self.process_group)
         except RuntimeError as error:
             alone = RuntimeError(

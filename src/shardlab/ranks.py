@@ -24,7 +24,8 @@ import torch
 import torch.distributed as dist
 
 from shardlab import agreement, parcels
-from shardlab.faults import SLOT, Board, RankError, blame, ended, late, raised, source
+from shardlab.board import SLOT, Board
+from shardlab.faults import RankError, blame, ended, late, raised, source
 from shardlab.forks import Process
 from shardlab.mesh import Mesh, deal, stay_on_loopback
 from shardlab.record import Traffic

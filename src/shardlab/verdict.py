@@ -26,6 +26,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from shardlab import board
+
 LOOK = 0.1  # seconds between two looks at the board
 SETTLE = 0.5  # seconds until every rank that can note something has done so
 KINDS = {
@@ -37,7 +39,7 @@ KINDS = {
 }
 
 
-class Board:
+class Fates:
     """What became of each rank, for all ranks to read."""
 
     def __init__(self, rank, world):
@@ -125,20 +127,20 @@ def whereabouts():
     """What the main thread is doing: busy or waits, the cell, and the lines that it is in."""
     stack = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident])
     cell = next((i for i, frame in enumerate(stack) if ".ipynb" in frame.filename), len(stack))
-    kind = "waits" if any(map(of_torch_distributed, stack)) else "busy"
+    kind = "waits" if any(map(waits_for_others, stack)) else "busy"
     where = stack[cell].filename if stack[cell:] else "no cell"
     return kind, where, "".join(traceback.format_list(stack[cell:]))
 
 
 def in_a_collective(error):
-    """Whether an error, or what caused it, came out of torch.distributed: another rank has gone, or does not come."""
-    while error and not any(map(of_torch_distributed, traceback.extract_tb(error.__traceback__))):
+    """Whether an error, or what caused it, is that another rank has gone, or does not come."""
+    while error and not any(map(waits_for_others, traceback.extract_tb(error.__traceback__))):
         error = error.__cause__
     return isinstance(error, RuntimeError)
 
 
-def of_torch_distributed(frame):
-    return frame.filename.startswith(os.path.dirname(dist.__file__))
+def waits_for_others(frame):
+    return frame.filename.startswith((os.path.dirname(dist.__file__), board.__file__))
 
 
 def caught_signals():
