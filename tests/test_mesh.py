@@ -1,6 +1,9 @@
 """The mesh: who holds the shards, on which devices, along which axes; and placing."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -192,3 +195,33 @@ def test_the_rank_is_a_value_of_this_mesh():
     mesh = Mesh(3, devices=["cpu", "meta"])
     assert isinstance(mesh.rank, Shards) and mesh.rank.shape == () and mesh.rank.dtype == torch.int64
     assert [t.device.type for t in mesh.rank.shards] == ["cpu", "meta", "cpu"]
+
+
+HELD = """
+import weakref
+
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from shardlab import Mesh
+
+dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+flat, crossed = Mesh(), Mesh(dp=2, tp=2)
+views = [flat, crossed, crossed["dp"], crossed["tp"]]
+for mesh in views:
+    mesh.all_reduce(mesh.replicate(torch.ones(1)))
+held = {weakref.ref(group.process_group) for mesh in views for group in mesh.groups}
+dist.destroy_process_group()
+print(len(held), [ref for ref in held if ref() is not None])
+"""
+
+
+def test_a_mesh_holds_no_process_group():
+    """Whose groups outlive the end of torch.distributed, that process gloo brings down, every other time; and a
+    program's own mesh lives to the last line."""
+    environment = os.environ | {"SHARDLAB_CHECK": "0", "SHARDLAB_DEVICES": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", HELD], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["3", "[]"], done.stdout + done.stderr

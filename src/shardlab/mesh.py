@@ -9,6 +9,7 @@ import copy
 import os
 import socket
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 
 import torch
@@ -63,7 +64,7 @@ class Mesh:
                 "with SHARDLAB_DEVICES=cpu, and they talk over gloo"
             )
         self.recorder = Recorder()
-        self._device_mesh = None
+        self._process_groups = None
         self.note = ""  # about where its values come from, shown with them
         self.groups = self._groups()
 
@@ -204,7 +205,7 @@ class Mesh:
         """The groups of shards that a collective along this view's axes runs in."""
         axis = "×".join(self.along)
         if self.world:
-            return [OverRanks(self._process_group(), self.recorder.note(axis, self.size))]
+            return [OverRanks(self._process_group_finder(), self.recorder.note(axis, self.size))]
         apart = {}
         for rank in self.ranks:
             others = tuple(i for a, i in zip(self.axes, self._position(rank), strict=True) if a not in self.along)
@@ -215,14 +216,15 @@ class Mesh:
             for members, note in zip(apart.values(), notes, strict=True)
         ]
 
-    def _process_group(self):
+    def _process_group_finder(self):
+        """Torch keeps the process groups, and a mesh their names (a DeviceMesh would hold on to them, too)."""
         if len(self.along) == len(self.axes):
-            return dist.group.WORLD
-        if self.root._device_mesh is None:  # torch makes (and keeps) the process groups of the axes
-            kind = self.devices[0].type
-            names = tuple(self.axes)
-            self.root._device_mesh = dist.init_device_mesh(kind, tuple(self.axes.values()), mesh_dim_names=names)
-        return self.root._device_mesh.get_group(self.along[0])
+            return lambda: dist.group.WORLD
+        if self.root._process_groups is None:
+            kind, axes = self.devices[0].type, tuple(self.axes)
+            torchs = dist.init_device_mesh(kind, tuple(self.axes.values()), mesh_dim_names=axes)
+            self.root._process_groups = {axis: torchs.get_group(axis).group_name for axis in axes}
+        return partial(dist.distributed_c10d._resolve_process_group, self.root._process_groups[self.along[0]])
 
     def __eq__(self, other):
         """Same axes over the same shards on the same devices (which axis a view looks along does not matter)."""

@@ -164,13 +164,18 @@ class OverRanks(Group):
 
     elsewhere = True
 
-    def __init__(self, process_group, note):
-        self.process_group, self.note = process_group, note
-        self.size = process_group.size()
-        self.members, self.indices = [0], [process_group.rank()]
-        self.ranks = dist.get_process_group_ranks(process_group)
+    def __init__(self, find, note):
+        self.find, self.note = find, note
+        self.size = self.process_group.size()
+        self.members, self.indices = [0], [self.process_group.rank()]
+        self.ranks = dist.get_process_group_ranks(self.process_group)
         self.checked = os.environ.get("SHARDLAB_CHECK") != "0"
-        self.staged = dist.get_backend(process_group) == "gloo"  # gloo moves host memory: CUDA tensors pass through it
+        self.staged = dist.get_backend(self.process_group) == "gloo"  # it moves host memory: CUDA tensors pass through
+
+    @property
+    def process_group(self):
+        """torch's, found anew each time: whoever holds one beyond its end brings the process down (gloo's threads)."""
+        return self.find()
 
     def send(self, tensor):
         tensor = tensor.detach().contiguous()
