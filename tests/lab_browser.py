@@ -1,6 +1,6 @@
 """JupyterLab in headless Chromium, for the tests and for screenshots.
 
-    python tests/lab_browser.py notebooks/01_linear.ipynb --out /tmp/shots --dark
+    python tests/lab_browser.py notebooks/01_linear_layer.ipynb --out shots --dark
 
 opens a copy of the notebook, runs all its cells and saves screenshots from top to bottom. Everything listens on
 127.0.0.1, works on a copy of the repository's notebooks and pictures, and is gone when the `with` block ends:

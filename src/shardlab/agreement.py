@@ -102,7 +102,7 @@ def call_site():
 
 def site(filename, line, function):
     """
-    >>> site("/home/me/train.py", 3, "step"), site("/tmp/ipykernel_8/123.py", 2, "<module>")
+    >>> site("project/train.py", 3, "step"), site("ipykernel_8/123.py", 2, "<module>")
     ('step, line 3 of train.py', 'line 2 of its cell')
     """
     place = "its cell" if "ipykernel_" in filename else os.path.basename(filename)

@@ -7,7 +7,7 @@ below returns its outputs for one group of shards, and reads as a pair: what goe
 import torch
 
 from shardlab.agreement import agree
-from shardlab.shards import apart
+from shardlab.backward import apart
 
 
 class Pair(torch.autograd.Function):

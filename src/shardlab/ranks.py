@@ -27,8 +27,9 @@ from shardlab import agreement, parcels
 from shardlab.board import SLOT, Board
 from shardlab.faults import RankError, blame, ended, late, raised, source
 from shardlab.forks import Process
-from shardlab.mesh import Mesh, deal, stay_on_loopback
+from shardlab.mesh import Mesh, deal
 from shardlab.record import Traffic
+from shardlab.world import stay_on_loopback
 
 __all__ = ["Pool", "RankError", "ranks"]
 LIMIT = 5.0  # seconds that a rank may keep the others waiting

@@ -9,9 +9,9 @@ from functools import cache
 from itertools import repeat
 
 import torch
-from torch.autograd.graph import _engine_run_backward
 
 from shardlab import draw
+from shardlab.backward import run_backward
 
 
 class Shards:
@@ -186,36 +186,10 @@ def joint_backward(tensors, grad_tensors=None, *args, **options):
     run_backward(every_tensor(tensors, mesh), gradients, *args, **options)
 
 
-def run_backward(tensors, gradients, *args, **options):
-    """torch.autograd.backward(…), straight to its engine where it only would compare shapes and dtypes first: it is
-    made for symbolic shapes too, and takes longer over each shard than a small product does."""
-    if args or options or gradients is None or not all(map(fits, tensors, gradients)):
-        torch.autograd.backward(tensors, gradients and apart(gradients), *args, **options)
-    else:
-        gradients = tuple(apart(gradients))
-        _engine_run_backward(tuple(tensors), gradients, False, False, (), allow_unreachable=True, accumulate_grad=True)
-
-
-def fits(tensor, gradient):
-    return type(gradient) is torch.Tensor and gradient.shape == tensor.shape and gradient.dtype is tensor.dtype
-
-
 def every_tensor(values, mesh):
     """The tensors of one Shards, or of a list of them."""
     values = values if type(values) in (list, tuple) else [values]
     return [tensor for value in values for tensor in spread(value, mesh)]
-
-
-def apart(tensors):
-    """The same tensors, where each has memory of its own: what becomes a `.grad` will be written into."""
-    if len(tensors) == 1:
-        return tensors
-    seen, owned = set(), []
-    for tensor in tensors:
-        place = isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr()
-        owned.append(tensor.clone() if place in seen and place else tensor)
-        seen.add(place)
-    return owned
 
 
 def meet(values):

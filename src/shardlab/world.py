@@ -1,0 +1,51 @@
+"""The world of ranks: how a process that torchrun started joins the others, and leaves them."""
+
+import atexit
+import os
+import socket
+
+import torch
+import torch.distributed as dist
+
+from shardlab import agreement, board
+
+
+def joined_world():
+    """The number of ranks, where torch.distributed runs (torchrun's environment is joined); 0 in one process."""
+    if not dist.is_available():
+        return 0
+    if not dist.is_initialized() and dist.is_torchelastic_launched():
+        own_gpu = 0 < int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
+        nccl = own_gpu and dist.is_nccl_available() and os.environ.get("SHARDLAB_DEVICES", "cuda").startswith("cuda")
+        one_host = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
+        if one_host:
+            stay_on_loopback()  # nothing listens beyond it
+        elif not nccl and "GLOO_SOCKET_IFNAME" not in os.environ and only_here(name := socket.gethostname()):
+            raise RuntimeError(
+                f"on this host its own name, {name}, means loopback, where ranks on other hosts cannot reach it: set "
+                "GLOO_SOCKET_IFNAME to the network interface that leads to them, such as eth0 (`ip addr` lists them)"
+            )
+        if nccl:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if nccl else "gloo", timeout=board.TIMEOUT)
+        agreement.swap = board.shared() if one_host else None
+        atexit.register(leave)
+    return dist.get_world_size() if dist.is_initialized() else 0
+
+
+def stay_on_loopback():
+    """Have gloo listen on this host's loopback alone."""
+    for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:  # Linux calls it lo, macOS lo0
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def only_here(name):
+    try:
+        return socket.gethostbyname(name).startswith("127.")
+    except OSError:  # an unknown name: gloo, too, takes loopback then
+        return True
+
+
+def leave():
+    if dist.is_initialized():
+        dist.destroy_process_group()
