@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -77,6 +79,25 @@ def test_what_is_being_written_is_not_read(page):
     at = SLOT + own.page[SLOT : 2 * SLOT].index(b"here")
     own.page[at : at + 4] = b"ther"
     assert other.read(1) is None
+
+
+HELD = """
+import sys
+from shardlab.board import OwnBoard
+own = OwnBoard(int(sys.argv[1]), 4, 1)
+print("here", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_rank_that_lives_is_awaited_and_one_that_was_killed_is_not(page):
+    own = board.OwnBoard(page, 4, 0)
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "pass_fds": [page]}
+    with subprocess.Popen([sys.executable, "-c", HELD, str(page)], **options) as other:
+        assert other.stdout.readline() == "here\n"
+        assert [own.lost([1], seconds=1) for _ in range(3)] == [None] * 3
+        other.kill()
+    assert own.lost([1], seconds=1) == "[1] ended"
 
 
 def test_a_rank_is_not_awaited_for_ever(page, monkeypatch):

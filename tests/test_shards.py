@@ -394,7 +394,8 @@ def test_backward_is_one_backward_over_the_shards():
 
 
 COTANGENTS = {
-    "of another shape": (lambda mesh: mesh.replicate(torch.ones(3)), "Mismatch in shape"),
+    "of another shape": (lambda mesh: mesh.replicate(torch.ones(3, dtype=torch.float64)), "Mismatch in shape"),
+    "of a shape to sum": (lambda mesh: mesh.replicate(torch.ones(2, 4, dtype=torch.float64)), "Mismatch in shape"),
     "a number": (lambda mesh: 1.0, "either Tensors or None, but got float"),
     "none": (lambda mesh: None, "only for scalar outputs"),
     "a plain tensor": (lambda mesh: torch.ones(4), "place it first"),
