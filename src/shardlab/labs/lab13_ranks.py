@@ -1,6 +1,5 @@
 """Lab 13: the split of lesson 01 on real ranks: each shard in a process of its own, beside the kernel's own mesh."""
 
-import os
 from dataclasses import dataclass
 
 from torch.nn.functional import gelu
@@ -10,6 +9,7 @@ from shardlab.compare import Comparison, compare
 from shardlab.kept import Kept
 from shardlab.labs.lab import HTML, Lab, below, said, slider, switch
 from shardlab.labs.lab01_split import moved, seed_data
+from shardlab.linear import LESSONS
 from shardlab.record import Traffic
 
 COLLECTIVES = {"column": "all_gather", "row": "all_reduce"}
@@ -51,34 +51,6 @@ class Both:
         """Whether values (up to rounding: the ranks may add in another order) and collectives are the kernel's."""
         scale = max(y.abs().max().item() for y in self.kernel.y_.shards)
         return self.apart <= 1e-6 * max(1.0, scale) and self.real.traffic == self.kernel.traffic
-
-
-def column_after(mesh, X, W):
-    parts_ = mesh.replicate(X) @ mesh.shard(W, dim=1)
-    return os.getpid(), parts_, gelu(mesh.all_gather(parts_, dim=1))
-
-
-def column_before(mesh, X, W):
-    parts_ = gelu(mesh.replicate(X) @ mesh.shard(W, dim=1))
-    return os.getpid(), parts_, mesh.all_gather(parts_, dim=1)
-
-
-def row_after(mesh, X, W):
-    parts_ = mesh.shard(X, dim=1) @ mesh.shard(W, dim=0)
-    return os.getpid(), parts_, gelu(mesh.all_reduce(parts_))
-
-
-def row_before(mesh, X, W):
-    parts_ = gelu(mesh.shard(X, dim=1) @ mesh.shard(W, dim=0))
-    return os.getpid(), parts_, mesh.all_reduce(parts_)
-
-
-LESSONS = {
-    ("column", "after"): column_after,
-    ("column", "before"): column_before,
-    ("row", "after"): row_after,
-    ("row", "before"): row_before,
-}
 
 
 def ranks_result(ranks=2, how="column", when="after"):
