@@ -18,6 +18,7 @@ from rounds import rounds, summary
 from timing import sample
 
 from shardlab import agreement, board
+from shardlab.world import take_turns
 
 LIMIT = timedelta(seconds=60)
 
@@ -54,8 +55,9 @@ def join(rank, ranks, backend, folder):
         dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
     else:
         store = dist.FileStore(str(folder / "store"), ranks)
+        take_turns()  # this and the page, as `Mesh` does under torchrun on one host
         dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=LIMIT)
-        agreement.swap = board.shared()  # as `Mesh` does under torchrun on one host
+        agreement.swap = board.shared()
 
 
 def lined_up(batch, width, checked):

@@ -318,6 +318,13 @@ def listening():
     return sorted({connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN})
 
 
+def gloo_policy():
+    """How the system schedules gloo's own threads (see `world.take_turns`); empty where it cannot be seen."""
+    threads = Path("/proc/self/task").glob("*/comm")
+    own = [int(name.parent.name) for name in threads if name.read_text().startswith("gloo")]
+    return [os.sched_getscheduler(thread) for thread in own]
+
+
 def main(folder, how):
     if how == "wire":
         board.shared = lambda: None
@@ -326,6 +333,7 @@ def main(folder, how):
     result = {"pid": os.getpid(), "rank": dist.get_rank(), "world": dist.get_world_size(), "n": n}
     result |= {"held": len(mesh.replicate(torch.ones(1)).shards), "backend": dist.get_backend()}
     result["page"] = agreement.swap is not None
+    result["policy"] = gloo_policy()
     result["checks"] = {name: observe(check, n) for name, check in checks(n).items()}
     result["verdicts"] = verdicts()
     result["errors"] = {name: error_of(mistake, mesh) for name, mistake in MISTAKES.items()}

@@ -102,6 +102,12 @@ def test_ranks_listen_on_loopback_alone(launch):
         assert set(rank["listening"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no such policy")
+def test_the_threads_of_gloo_take_turns(launch):
+    for rank in launch.ranks:
+        assert rank["policy"] and set(rank["policy"]) == {os.SCHED_BATCH}
+
+
 def every_check():
     return [
         pytest.param((n, how), name, id=f"{kind}: {name}")

@@ -29,7 +29,7 @@ from shardlab.faults import RankError, blame, ended, late, raised, source
 from shardlab.forks import Process
 from shardlab.mesh import Mesh, deal
 from shardlab.record import Traffic
-from shardlab.world import stay_on_loopback
+from shardlab.world import stay_on_loopback, take_turns
 
 __all__ = ["Pool", "RankError", "ranks"]
 LIMIT = 5.0  # seconds that a rank may keep the others waiting
@@ -227,6 +227,7 @@ def meet(rank, size, axes, backend, device, folder, threads, **_):
     torch.set_num_threads(threads)
     torch.seed()  # forked ranks would all draw the same numbers, as those of torchrun do not
     stay_on_loopback()
+    take_turns()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store = dist.FileStore(f"{folder}/store", size)

@@ -3,6 +3,7 @@
 import atexit
 import os
 import socket
+from contextlib import suppress
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,7 @@ def joined_world():
             )
         if nccl:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        take_turns()
         dist.init_process_group("nccl" if nccl else "gloo", timeout=board.TIMEOUT)
         agreement.swap = board.shared() if one_host else None
         atexit.register(leave)
@@ -37,6 +39,16 @@ def stay_on_loopback():
     """Have gloo listen on this host's loopback alone."""
     for name in {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}:  # Linux calls it lo, macOS lo0
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def take_turns():
+    """Have the threads of this process, from now on, push no other aside when they wake (Linux).
+
+    gloo's own thread asks again, without a pause, while another thread holds what it wants to lock (`handleEvents` in
+    its transport/tcp/pair.cc). Where ranks share cores, it would do so on the core that the other one needs.
+    """
+    with suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def only_here(name):
