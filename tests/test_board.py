@@ -74,8 +74,8 @@ def test_groups_do_not_hear_each_other(page):
 def test_what_is_being_written_is_not_read(page):
     own, other = Board(page, 4), Board(page, 4)
     assert other.read(1) == {"met": {}, "at": 0}
-    own.write(1, {"waits": "here"})
-    assert other.read(1)["waits"] == "here"
+    own.write(1, {"came to": "here"})
+    assert other.read(1)["came to"] == "here"
     at = SLOT + own.page[SLOT : 2 * SLOT].index(b"here")
     own.page[at : at + 4] = b"ther"
     assert other.read(1) is None

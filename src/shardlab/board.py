@@ -22,6 +22,7 @@ with suppress(ImportError):  # Windows has none, and no page is shared there
 
 SLOT = 2**16  # bytes for each rank
 TIMEOUT = timedelta(seconds=60)  # how long ranks wait for each other
+AT_ONCE = 5e-4  # seconds in which ranks that are in step come to the same collective
 
 
 class Board:
@@ -40,22 +41,23 @@ class Board:
         group = ",".join(map(str, ranks))
         self.met[group] += 1
         self.said[group] = [*self.said.get(group, [])[-1:], numbers]
-        self.write(rank, {"waits": what, "group": group})
-        heard, pause, lost, since = {}, 20e-6, None, time.monotonic()
+        self.write(rank, {"group": group, "came to": what})
+        heard, pause, lost, since = {rank: numbers}, 20e-6, None, time.monotonic()
         while True:
             for other in [other for other in ranks if other not in heard]:
                 note = self.read(other)
                 if note and (ahead := note["met"].get(group, 0) - self.met[group]) >= 0:
                     heard[other] = note["said"][group][-1 - ahead]
             if len(heard) == len(ranks):
-                break
+                return [heard[other] for other in ranks]
             if lost:  # since before this last look
                 raise RuntimeError(lost)
-            time.sleep(pause)
-            pause = min(1.2 * pause, 1e-3)
-            lost = self.lost([other for other in ranks if other not in heard], time.monotonic() - since)
-        self.write(rank, {})
-        return [heard[other] for other in ranks]
+            if (seconds := time.monotonic() - since) < AT_ONCE:
+                os.sched_yield()  # a sleep would take longer than the others need
+            else:
+                time.sleep(pause)
+                pause = min(1.2 * pause, 1e-3)
+            lost = self.lost([other for other in ranks if other not in heard], seconds)
 
     def lost(self, absent, seconds):
         """Why it is of no use to wait for the absent; None while it is."""

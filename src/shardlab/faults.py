@@ -81,20 +81,21 @@ def late(notes, answered, lately, limit, whereabouts):
 
     `lately` is when the latest answer came, and `whereabouts(rank)` says what a rank is doing.
     """
-    now, pending = time.monotonic(), [rank for rank in range(len(notes)) if rank not in answered]
-    waiting, longest = {}, max(pending, key=lambda rank: now - notes[rank]["at"] if "waits" in notes[rank] else 0)
+    now, pending, waiting = time.monotonic(), [rank for rank in range(len(notes)) if rank not in answered], {}
     for rank in pending:
-        if "waits" in notes[rank]:
-            group, number = notes[rank]["group"], notes[rank]["met"][notes[rank]["group"]]
-            waiting[rank] = [r for r in map(int, group.split(",")) if notes[r]["met"].get(group, 0) < number]
+        if group := notes[rank].get("group"):
+            number = notes[rank]["met"][group]
+            if absent := [other for other in map(int, group.split(",")) if notes[other]["met"].get(group, 0) < number]:
+                waiting[rank] = absent
     for rank, absent in waiting.items():
         if gone := [other for other in absent if other in answered]:
-            return {rank: (gone, f"returned without coming to {notes[rank]['waits']}, where rank {rank} waits")}
-    if waiting.get(longest) and now - notes[longest]["at"] > limit:
-        if not (busy := {other for absent in waiting.values() for other in absent} - waiting.keys()):
-            circle = {rank: f"waits in {notes[rank]['waits']}, for {call(absent)}" for rank, absent in waiting.items()}
-            return {rank: ([rank], text) for rank, text in circle.items() if waiting[rank]}
-        rank, what = next((rank, notes[rank]["waits"]) for rank, absent in waiting.items() if busy & {*absent})
+            return {rank: (gone, f"returned without coming to {notes[rank]['came to']}, where rank {rank} waits")}
+    if waiting and now - min(notes[rank]["at"] for rank in waiting) > limit:
+        busy = {other for absent in waiting.values() for other in absent} - waiting.keys()
+        if not busy:  # in a circle
+            waits = {rank: f"waits in {notes[rank]['came to']}, for {call(waiting[rank])}" for rank in waiting}
+            return {rank: ([rank], text) for rank, text in waits.items()}
+        rank, what = next((rank, notes[rank]["came to"]) for rank, absent in waiting.items() if busy & {*absent})
         missed = f"did not come to {what}, where rank {rank} has waited for {limit:g} s: "
         return {other: ([other], missed + whereabouts(other)) for other in busy & {*waiting[rank]}}
     if now - max([lately, *(note["at"] for note in notes)]) > limit:
