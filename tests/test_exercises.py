@@ -288,6 +288,10 @@ def padded_and_sliced_by_rank(mesh, X, W):
 
 
 COLUMN = {
+    "a nonlinearity too many": [
+        lambda mesh, X, W: F.gelu(mesh.all_gather(X.mm(W), -1)),
+        lambda mesh, X, W: mesh.all_gather(F.gelu(F.linear(X, W.T)), dim=1),
+    ],
     "no gather": [lambda mesh, X, W: F.linear(X, W.T)],
     "gather on the wrong dim": [stacked],
     "a reduce where a gather belongs": [lambda mesh, X, W: mesh.all_reduce(F.linear(X, W.T))],
@@ -310,6 +314,10 @@ COLUMN = {
     "detached": [(GRAD, lambda mesh, X, W: mesh.all_gather((X @ W).detach(), dim=1))],
 }
 ROW = {
+    "a nonlinearity too many": [
+        lambda mesh, X, W: F.gelu(row_einsum(mesh, X, W)),
+        lambda mesh, X, W: mesh.all_reduce(F.gelu(X.mm(W))),
+    ],
     "no reduce": [lambda mesh, X, W: F.linear(X, W.T)],
     "a gather where a reduce belongs": [lambda mesh, X, W: mesh.all_gather(X.mm(W), -1), stacked],
     "mean for sum": [lambda mesh, X, W: mesh.all_reduce(X @ W / mesh.size)],
@@ -361,6 +369,7 @@ BIAS = {
         (GRAD, lambda mesh, X, W, b: mesh.all_reduce(X @ W + only_if_first(mesh, b))),
         (GRAD, lambda mesh, X, W, b: mesh.all_reduce(X @ W + only_if_last(mesh, b))),
     ],
+    "bias taken back": [(GRAD, lambda mesh, X, W, b: mesh.all_reduce(b + X.mm(W)) - b * (mesh.size - 1))],
     "bias after the reduction on one shard": [
         lambda mesh, X, W, b: row_einsum(mesh, X, W) + only_if_first(mesh, b),
     ],

@@ -234,7 +234,7 @@ def test_split_against_the_dense_oracle(how, shards, activation, when, dtype, ro
 
 def test_bytes_are_those_that_moved():
     lab = labs.split(how="row", shards=4)
-    assert "One all_reduce adds the partial sums: 32 bytes in all, of which each shard sends 48" in words(
+    assert "One all_reduce adds the partial sums: 32 bytes; if a ring carries them, each shard sends 48" in words(
         lab.screen.value
     )
 

@@ -15,7 +15,7 @@ import torch.distributed.nn.functional as differentiable
 from torch.distributed.tensor import Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, SequenceParallel
 
-from shardlab import exercises
+from shardlab import Mesh, exercises
 from shardlab.exercises import plan as plan_room
 from shardlab.exercises import real_ranks
 from shardlab.exercises.real_ranks import Collectives, told
@@ -34,10 +34,11 @@ def nothing_is_left():
     assert not any(map(psutil.pid_exists, pids))
 
 
-def told_and_said(verdict, mistake):
+def told_and_said(verdict, mistake, *words):
     assert isinstance(verdict, Verdict) and not verdict.passed
     assert verdict.mistake == mistake, verdict
     assert len(verdict.message) > 20 and verdict._repr_html_()
+    assert all(word in verdict.message for word in words), verdict
 
 
 # ---------------------------------------------------------------- the plan
@@ -325,7 +326,8 @@ WRONG_SUMS = {
     ],
     "gradient n times too small": [with_(reduced, lambda grad: grad / 2)],
     "communication in backward": [with_(reduced, lambda grad: reduced(grad) / 2)],
-    "no gradient": [reduced, with_(reduced, lambda grad: None), with_(reduced, torch.zeros_like)],
+    "no gradient": [reduced],
+    "backward returns nothing": [with_(reduced, lambda grad: None), with_(reduced, torch.zeros_like)],
     "backward by accident": [accident],
     "no reduction": [lambda partial: partial, lambda partial: partial.clone(), lambda partial: 1 * partial],
     "input overwritten": [in_place, in_place_unseen],
@@ -378,6 +380,16 @@ def test_a_rank_that_fails_alone_is_named_and_one_that_waits_is_ended(monkeypatc
     told_and_said(region.check(one_rank_waits), "waits for ever")
     monkeypatch.undo()
     assert region.check(by_a_function).passed
+
+
+def test_an_autograd_function_that_is_not_applied_is_told_how():
+    for answer in (Reduce, lambda partial: Reduce(partial)):
+        told_and_said(region.check(answer), "not a tensor", "Reduce.apply(partial)")
+
+
+def test_a_mesh_of_the_notebook_stays_there():
+    mesh = Mesh(2)
+    told_and_said(region.check(lambda partial: mesh.all_reduce(partial)), "stays here", "`mesh` (Mesh)")
 
 
 def test_what_an_answer_leaves_behind_does_not_reach_the_next(monkeypatch):

@@ -372,7 +372,10 @@ def test_slow_is_no_fault_within_the_limit(pools):
 
 def test_ranks_that_all_do_nothing(pools, record_property):
     error = fault_of(pools["2"], lambda mesh: time.sleep(1000), record_property)
-    assert error.ranks == [0, 1] and "ranks 0 and 1 came to no collective and returned nothing for 1 s" in str(error)
+    assert error.ranks == [
+        0,
+        1,
+    ] and "ranks 0 and 1 came to no collective of its mesh and returned nothing for 1 s" in str(error)
 
 
 def test_axes_that_wait_for_each_other(pools, record_property):
@@ -586,7 +589,7 @@ def test_a_lesson_that_cannot_be_sent(pool):
         (lambda mesh: helper(), (), r"`lock` \(lock\), which `helper` uses, .*cannot be sent"),
         (lambda mesh, a, b: None, (1, lock), r"argument 2 \(lock\) cannot be sent"),
         (lambda mesh: pool.pids, (), r"`pool` \(Pool\), which the lesson uses, cannot be sent"),
-        (lambda mesh: mesh_here, (), r"`mesh_here` \(Mesh\), .*a lesson uses the one that it is given"),
+        (lambda mesh: mesh_here, (), r"`mesh_here` \(Mesh\), .*a rank uses the one that it is given"),
     ]:
         with pytest.raises(TypeError, match=said):
             pool.run(lesson, *args)

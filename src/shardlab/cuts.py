@@ -40,7 +40,7 @@ def products(X, W, how, n):
 
 
 def _by_column(X, W, Y, n, parts, inner, outer, shown):
-    whole = f"Y = {_call(outer, _several('Y', n, ' | '))}"
+    whole = f"Y = {_call(outer, _several('Y', n, ' | '))}, on every shard"
     joined = Y.split([part.shape[1] for part in parts], 1)
     yield [
         _titled(f"X {list(X.shape)} whole on every shard", _pieces([X], None, "", shown)),
@@ -49,7 +49,7 @@ def _by_column(X, W, Y, n, parts, inner, outer, shown):
     ]
     yield [
         _titled(f"Y_r = {_call(inner, 'X @ W_r')}", _pieces(parts, 1, "Y_", shown, gap=14)),
-        _arrive(_sign("all_gather", "side by side"), _titled(whole, _pieces(joined, 1, "shard ", shown, 0))),
+        _arrive(_sign("all_gather", "side by side"), _titled(whole, _pieces(joined, 1, "Y_", shown, 0))),
     ]
 
 

@@ -99,6 +99,8 @@ def late(notes, answered, lately, limit, whereabouts):
         missed = f"did not come to {what}, where rank {rank} has waited for {limit:g} s: "
         return {other: ([other], missed + whereabouts(other)) for other in busy & {*waiting[rank]}}
     if now - max([lately, *(note["at"] for note in notes)]) > limit:
-        idle = f"came to no collective and returned nothing for {limit:g} s (run(…, limit=…) sets how long): "
+        idle = (
+            f"came to no collective of its mesh and returned nothing for {limit:g} s (run(…, limit=…) sets how long): "
+        )
         return {rank: ([rank], idle + whereabouts(rank)) for rank in pending}
     return {}

@@ -27,7 +27,7 @@ class Parcel(cloudpickle.Pickler):
         if type(value) is Shards:
             return arrive, ([shard.detach() for shard in value.shards],)
         if isinstance(value, Mesh):
-            raise TypeError("a Mesh stays in its process: a lesson uses the one that it is given")
+            raise TypeError("a Mesh stays in its process: a rank uses the one that it is given, or torch.distributed")
         return super().reducer_override(value)
 
 

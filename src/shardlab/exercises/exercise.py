@@ -9,6 +9,8 @@ import torch
 
 from shardlab.exercises.verdict import UNSOLVED, Verdict
 
+LEFT = "text-align:left"
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -66,7 +68,8 @@ class Exercise:
 
     def unsolved(self, answer=None):
         name = getattr(answer, "__name__", self.name)
-        return Wrong(UNSOLVED, f"Write the body of {name}({', '.join(self.takes)}) and run the cell again.")
+        body = f"the body of {name}({', '.join(self.takes)}), ending in a `return`"
+        return Wrong(UNSOLVED, f"Write {body}, and run the cell again.")
 
     def callable(self, answer):
         """Raise `Wrong` unless `answer` can be called with this exercise's arguments."""
@@ -95,7 +98,7 @@ class Exercise:
     def _repr_html_(self):
         rows = [("given", line) for line in self.given] + [("wanted", self.wanted)]
         cells = "".join(
-            f'<tr style="text-align:left"><th scope="row">{head}</th><td>{escape(line)}</td></tr>'
+            f'<tr><th scope="row" style="{LEFT}">{head}</th><td style="{LEFT}">{escape(line)}</td></tr>'
             for head, line in rows
         )
         return (

@@ -1,5 +1,9 @@
 """Lesson 01: a linear layer split by columns, and by rows."""
 
+from functools import partial
+
+import torch
+
 from shardlab.exercises import mistakes
 from shardlab.exercises.exercise import Mistake
 from shardlab.exercises.split import Split
@@ -24,7 +28,19 @@ TRANSPOSED = mistakes.transposed(
     lambda mesh, X, W: X @ W.T,
 )
 
+gelu = torch.nn.functional.gelu
+A_GELU_TOO_MANY = partial(
+    Mistake,
+    "a nonlinearity too many",
+    "The lesson's layer ends in a gelu; here X @ W alone is wanted.",
+)
+
 COLUMN_MISTAKES = [
+    A_GELU_TOO_MANY(
+        lambda mesh, X, W: mesh.all_gather(gelu(X @ W), dim=1),
+        lambda mesh, X, W: gelu(mesh.all_gather(gelu(X @ W), dim=1)),
+        lambda mesh, X, W: gelu(X @ W),
+    ),
     mistakes.no_gather(
         lambda mesh, X, W: X @ W,
     ),
@@ -73,6 +89,11 @@ COLUMN_MISTAKES = [
 ]
 
 ROW_MISTAKES = [
+    A_GELU_TOO_MANY(
+        lambda mesh, X, W: gelu(mesh.all_reduce(X @ W)),
+        lambda mesh, X, W: mesh.all_reduce(gelu(X @ W)),
+        lambda mesh, X, W: gelu(X @ W),
+    ),
     mistakes.no_reduce(
         lambda mesh, X, W: X @ W,
     ),

@@ -119,6 +119,12 @@ BIAS_MISTAKES = [
         lambda mesh, X, W, b: mesh.all_reduce(X @ W + on_shard(mesh, mesh.size - 1, b)),
     ),
     Mistake(
+        "bias taken back",
+        "(n - 1) b is subtracted again, so the value is right. But each shard's own copy of b then gets a gradient "
+        "that is not the one of b in one piece.",
+        lambda mesh, X, W, b: mesh.all_reduce(X @ W + b) - (mesh.size - 1) * b,
+    ),
+    Mistake(
         "bias after the reduction on one shard",
         "The reduction is over, so what one shard adds now the others never see: y differs from shard to shard.",
         lambda mesh, X, W, b: mesh.all_reduce(X @ W) + on_shard(mesh, 0, b),
@@ -204,7 +210,7 @@ class Exempt(Exercise):
             "It is a straight line on either side of 0, so it adds up only while a and b have the same sign.",
         ),
         Mistake("curved is not linear", "Its graph bends, so f(a) + f(b) is not f(a + b)."),
-        Mistake("a linear one is missing", "It keeps sums, and your set leaves it out."),
+        Mistake("a linear one is missing", "Some that are left out keep sums, too: try f(a) + f(b) on each."),
     ]
 
     def __init__(self):
@@ -231,7 +237,7 @@ class Exempt(Exercise):
         missing = [name for name in FUNCTIONS if kinds[name] == "linear" and name not in names]
         if missing:
             name, why = "a linear one is missing", known["a linear one is missing"]
-            raise Wrong(name, f"All that you name are exempt, and {len(missing)} more: {why} Try f(a) + f(b) on each.")
+            raise Wrong(name, f"All that you name are exempt, but {len(missing)} are missing. {why}")
         return f"Right: of these {len(FUNCTIONS)} functions only {', '.join(sorted(names))} keep sums."
 
     def names_in(self, answer):

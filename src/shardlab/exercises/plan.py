@@ -232,7 +232,8 @@ def look(rank, n, seen, want):
             return None, f"{where} y is right, but the gradient of {name} {worst(seen['grads'][name], grad)}."
     ours = seen["ours"]
     if seen["held"] != ours["held"]:
-        return "not sharded", f"{where} the values are right, but the weights are not all cut."
+        numbers = f"it holds {seen['held']} numbers, and our layers hold {ours['held']}."
+        return "not sharded", f"{where} the values are right, but {numbers}"
     if any(sorted(seen[phase]) != sorted(ours[phase]) for phase in ("forward", "backward")):
         return "extra communication", f"{where} the values are right, by other collectives than needed."
 

@@ -19,6 +19,7 @@ from shardlab.exercises.verdict import UNSOLVED
 from shardlab.exercises.watch import everyone, world
 from shardlab.kept import Kept
 from shardlab.mesh import Mesh
+from shardlab.parcels import CannotShip
 from shardlab.ranks import RankError
 
 SIZE = 2
@@ -39,10 +40,18 @@ class OnRanks(Exercise):
                 with pools.of(SIZE) as pool:
                     pool.run(self.prepare, limit=60)
                     got = pool.run(shippable(trial, answer), *args, limit=LIMIT)
+            except CannotShip as error:
+                why = "It is to run in processes of its own, and not all of it can go there"
+                raise Wrong("stays here", f"{why}: {error}") from error
             except RankError as error:
-                text = " ".join(str(error).replace("All ranks were ended; the next run starts new ones.", "").split())
+                text = str(error)
+                for hint in ("All ranks were ended; the next run starts new ones.", " (run(…, limit=…) sets how long)"):
+                    text = text.replace(hint, "")
+                text = " ".join(text.split())
                 name = "waits for ever" if "returned nothing for" in text or "waits in" in text else "an error"
-                raise Wrong(name, f"It does not come to an end on every rank: {text[:600]}") from error
+                raise Wrong(
+                    name, f"It does not come to an end on every rank. Do all make the same calls? {text[:600]}"
+                ) from error
         for rank, (kind, value) in enumerate(got):
             if kind == UNSOLVED:
                 raise self.unsolved(answer)

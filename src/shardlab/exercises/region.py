@@ -39,6 +39,11 @@ class ReduceFromRegion(OnRanks):
             "a torch.autograd.Function says what backward does.",
         ),
         Mistake(
+            "backward returns nothing",
+            "The sum is right, but the backward of your autograd function gives back None, or zeros: it is to return "
+            "the gradient that it gets.",
+        ),
+        Mistake(
             "backward by accident",
             "Sum and gradient are right today, but autograd does not know all_reduce and passes it by, and torch "
             "warns that this may change: a torch.autograd.Function says that backward is the identity.",
@@ -111,6 +116,7 @@ def watch(answer, X, W, cotangent, device):
                 y.backward(cotangent.to(device))
             seen["grads"] = [None if leaf.grad is None else plain(leaf.grad) for leaf in (X, W)]
     seen["backward"] = backward.names
+    seen["own backward"] = isinstance(y.grad_fn, torch.autograd.function.BackwardCFunction)
     seen["unknown to autograd"] = any("autograd kernel was not registered" in str(each.message) for each in warned)
     return seen
 
@@ -122,6 +128,8 @@ def plain(tensor):
 def nonsense(y, communicated):
     if y is None or y is Ellipsis:
         return "no return" if communicated else UNSOLVED
+    if isinstance(y, torch.autograd.Function):
+        return f"the object {type(y).__name__}(…); it is called as {type(y).__name__}.apply(partial)"
     return f"a {type(y).__name__}"
 
 
@@ -133,7 +141,7 @@ def look_at_form(n, case, seen):
                 f"On rank {rank} there was {told(each['forward'])}, and no tensor came back: `return` it.",
             )
         if each["trouble"]:
-            return "not a tensor", f"On rank {rank} the answer is {each['trouble']}, and a tensor is wanted."
+            return "not a tensor", f"On rank {rank} a tensor is wanted, and the answer is {each['trouble']}."
 
 
 def look_at_value(n, case, seen):
@@ -154,7 +162,8 @@ def look_at_value(n, case, seen):
         return None
     rank = right.index(False)
     numbers = f"On rank {rank} of {n} the result {worst(ys[rank], want)}."
-    recorded = f" The record shows {told(seen[rank]['forward'])} where 1 all_reduce is wanted."
+    shown = told(seen[rank]["forward"])
+    recorded = f" The record shows {shown} where 1 all_reduce is wanted." * (shown != "1 all_reduce")
     known = {
         "no reduction": partials,
         "mean for sum": [want / n] * n,
@@ -179,7 +188,8 @@ def look_at_gradients(n, case, seen):
     for rank, (each, X, W) in enumerate(ranks):
         wants = {"X": cotangent @ W.T, "W": X.T @ cotangent}
         if each["grads"] is None or any(got is None or not got.any() for got in each["grads"]):
-            return "no gradient", f"On rank {rank} of {n} nothing arrives in the X and W of partial = X @ W."
+            name = "backward returns nothing" if each["own backward"] else "no gradient"
+            return name, f"On rank {rank} of {n} nothing arrives in the X and W of partial = X @ W."
         for (name, want), got in zip(wants.items(), each["grads"], strict=True):
             if not close(got, want):
                 recorded = f"The record of backward shows {told(each['backward'])}, and none is wanted."

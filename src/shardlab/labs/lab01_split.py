@@ -81,7 +81,7 @@ def verdict(ran):
 def moved(traffic):
     (call,) = traffic
     does = {"all_gather": "joins the parts", "all_reduce": "adds the partial sums"}[call.name]
-    bytes_ = f"{call.payload:,} bytes in all, of which each shard sends {call.wire:,.0f} if a ring carries them."
+    bytes_ = f"{call.payload:,} bytes; if a ring carries them, each shard sends {call.wire:,.0f}."
     return said(None, f"One {call.name}", f"{does}: {bytes_}")
 
 
