@@ -34,7 +34,7 @@ test: .venv/.test ## check everything, as CI does
 cuda: ## run the GPU tests, and every notebook on the GPU
 	@if $(PYTHON) -c 'import torch' 2>/dev/null; then python=$(PYTHON); \
 	else $(MAKE) --no-print-directory .venv/.test && python=$(BIN)/python || exit 1; fi; \
-	export PYTHONPATH=src:$$PYTHONPATH; $$python tests/cuda_ready.py || exit 1; red=0; \
+	export PYTHONPATH='$(CURDIR)/src':$$PYTHONPATH; $$python tests/cuda_ready.py || exit 1; red=0; \
 	$$python -m pytest -m cuda --doctest-ignore-import-errors tests $(ARGS) || red=1; \
 	$$python -m pytest $(NBVAL) notebooks $(ARGS) || red=1; \
 	exit $$red
@@ -47,7 +47,7 @@ bench: .venv/.test ## measure, into benchmarks/ and the README's table
 bench-cuda: ## measure on a GPU, into benchmarks/results-cuda.json
 	@if $(PYTHON) -c 'import torch' 2>/dev/null; then python=$(PYTHON); \
 	else $(MAKE) --no-print-directory .venv/.lab && python=$(BIN)/python || exit 1; fi; \
-	PYTHONPATH=src:$$PYTHONPATH $$python benchmarks/on_cuda.py $(ARGS)
+	PYTHONPATH='$(CURDIR)/src':$$PYTHONPATH $$python benchmarks/on_cuda.py $(ARGS)
 
 pics: .venv/.lab ## draw the figures of the prose
 	$(BIN)/python pics/draw.py

@@ -280,13 +280,17 @@ DTYPES = [  # (name, dtype of the tensors, precision of float32 products)
 
 @contextmanager
 def products_in(precision):
-    """float32 products in full ("highest"), or in tf32 where the device has it ("high")."""
-    before = torch.get_float32_matmul_precision()
+    """float32 products in full ("highest"), or in tf32 where the device has it ("high"); those of 16 bits summed in
+    float32 throughout, also where a kernel cuts the inner dim in pieces."""
+    before, flags = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul
+    reduced = flags.allow_bf16_reduced_precision_reduction, flags.allow_fp16_reduced_precision_reduction
     torch.set_float32_matmul_precision(precision)
+    flags.allow_bf16_reduced_precision_reduction = flags.allow_fp16_reduced_precision_reduction = False
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+        flags.allow_bf16_reduced_precision_reduction, flags.allow_fp16_reduced_precision_reduction = reduced
 
 
 @torch.no_grad()
@@ -363,6 +367,8 @@ def arguments(words):
 def main(words):
     options = arguments(words)
     device = torch.device("cuda", options.device.index or 0) if options.device.type == "cuda" else options.device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # its streams and events are meant from here on
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     torch.manual_seed(0)
     clock = Clock(device, options.rounds, options.sample)

@@ -5,7 +5,8 @@ from importlib.util import find_spec
 
 import torch
 
-NEEDED = ["hypothesis", "ipykernel", "ipywidgets", "matplotlib", "nbclient", "nbval", "pytest", "pytest_timeout"]
+NEEDED = ["cloudpickle", "hypothesis", "ipykernel", "ipywidgets", "matplotlib", "nbclient", "nbval", "psutil"]
+NEEDED += ["pytest", "pytest_timeout"]
 
 
 def main():
@@ -13,6 +14,11 @@ def main():
         sys.exit(f"{sys.executable} has torch {torch.__version__}, but not: {' '.join(missing)}")
     if not torch.cuda.is_available():
         sys.exit(f"torch {torch.__version__} of {sys.executable} sees no CUDA device")
+    if torch.get_float32_matmul_precision() != "highest":  # TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, as in NVIDIA's images
+        sys.exit(
+            "float32 products are rounded to tf32 here, and the lessons are about float32: unset "
+            "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"
+        )
     print(f"torch {torch.__version__} on {torch.cuda.device_count()} × {torch.cuda.get_device_name()}")
 
 

@@ -76,18 +76,19 @@ def test_collectives(n, devices, name, kind, dtype):
     inputs = parts(cpu, cpu, name, kind, dtype)
     answers = []
     for one in (mesh, cpu):
-        leaves = [tensor.to(device).requires_grad_() for tensor, device in zip(inputs, one.devices, strict=True)]
+        own = [tensor.to(device, copy=True) for tensor, device in zip(inputs, one.devices, strict=True)]
+        leaves = [tensor.requires_grad_() for tensor in own]
         x_ = Shards(leaves, one)
         with one.record() as traffic:
             y_ = COLLECTIVES[name](one, x_)
             (y_ * y_).sum().backward()
         assert [tensor.device for tensor in y_.shards] == one.devices
         assert [tensor.device for tensor in x_.grad.shards] == one.devices
+        places = [grad.untyped_storage().data_ptr() for grad in x_.grad.shards if grad.numel()]
+        assert len(set(places)) == len(places)
         answers.append((y_.detach().shards + x_.grad.shards, traffic))
     (actual, moved), (expected, wanted) = answers
     assert moved == wanted
-    places = [grad.untyped_storage().data_ptr() for grad in x_.grad.shards if grad.numel()]
-    assert len(set(places)) == len(places)
     low = dtype == torch.bfloat16
     for one, other in zip(actual, expected, strict=True):  # sums of 4 values near 10, twice
         torch.testing.assert_close(one.cpu(), other, **({"rtol": 0.03, "atol": 0.5} if low else {}))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardlab import Mesh, Shards
-from shardlab.mesh import deal
+from shardlab.devices import deal
 
 NO_CUDA = torch.cuda.device_count() == 0
 

@@ -53,8 +53,9 @@ def run_notebook(path, mesh, fates):
     """Run the code cells in order, in one namespace; end (with exit status 1) at the first error of any rank."""
     left_out = {"needs-a-person", "one-process"} if mesh.world else {"needs-a-person"}
     names, done, where = {"__name__": "__main__", "display": print}, 0, path
-    cells, home = json.loads(Path(path).read_text(encoding="utf-8"))["cells"], os.getcwd()
+    home = os.getcwd()
     try:
+        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
         os.chdir(Path(path).parent)  # as Jupyter does
         for number, cell in enumerate(cells):
             if cell["cell_type"] == "code" and not left_out & set(cell["metadata"].get("tags", [])):
@@ -65,7 +66,8 @@ def run_notebook(path, mesh, fates):
                 done += 1
         if mesh.world:
             where = f"{path}, after its last cell"
-            dist.barrier()  # a verdict for all the ranks: each of them has come this far
+            fates.begin(where)  # a verdict for all the ranks: each of them comes this far, and no further
+            run_cell("sum_ = mesh.all_reduce(mesh.rank * 1.0)", where, {"mesh": mesh})
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         if mesh.world:
             fates.fail(where, error, told(error))

@@ -6,6 +6,7 @@ lesson); an innocent rank, which says only that others left it alone, blames nob
 """
 
 import linecache
+import os
 import signal
 import time
 import traceback
@@ -53,21 +54,40 @@ def ended(status):
         return "vanished without a word, as when the fork server is killed"
     if status >= 0:
         return f"ended with exit status {status}, in the middle of the lesson"
-    name = signal.Signals(-status).name
+    known = {number.value: number.name for number in signal.Signals}
+    name = known.get(-status, f"signal {-status}")
     return f"died of {name}" + (", sent by someone, or by the system when memory ran out" if name == "SIGKILL" else "")
 
 
 def raised(error, rank):
     """(whom this error blames, what it says and where), as a rank reports it."""
     frames = [f for f in traceback.extract_tb(error.__traceback__, limit=-50) if not agreement.is_plumbing(f.filename)]
-    text = f"raised {type(error).__name__}: {error}"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-        text = f"ran out of memory: {type(error).__name__}: {error}"
+    said = says(error)
+    text = f"raised {said}"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in said:
+        text = f"ran out of memory: {said}"
     if isinstance(error, SystemExit):
         text = f"left the lesson with sys.exit({error.code!r})"
-    innocent = isinstance(error, dist.DistError) or "gloo" in str(error)  # whoever stopped first is guilty
-    guilty = getattr(error, "guilty", [] if innocent else [rank])
-    return guilty, text, *[(f.filename, f.lineno, f.name) for f in frames]
+    return blamed(error, rank), text, *[(f.filename, f.lineno, f.name) for f in frames]
+
+
+def says(error):
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # in its own __str__
+        return type(error).__name__
+
+
+def blamed(error, rank):
+    """Who is guilty of an error of this rank: those whom the comparison before a collective names; nobody known, if
+    torch says that another rank has gone, or does not come; else the rank itself."""
+    guilty = getattr(error, "guilty", None)
+    if type(guilty) is list:
+        return guilty
+    trace = traceback.extract_tb(error.__traceback__)
+    by_torch = bool(trace) and trace[-1].filename.startswith(os.path.dirname(dist.__file__))
+    gone = isinstance(error, RuntimeError) and by_torch and "gloo" in says(error)
+    return [] if gone or isinstance(error, dist.DistError) else [rank]
 
 
 def source(file, line, function):
@@ -76,10 +96,11 @@ def source(file, line, function):
     return agreement.site(file, line, function) + (f": {text}" if text else "")
 
 
-def late(notes, answered, lately, limit, whereabouts):
+def late(notes, answered, lately, limit, checked, whereabouts):
     """The faults of the ranks that others wait for: at once if they have returned, else after `limit` seconds.
 
-    `lately` is when the latest answer came, and `whereabouts(rank)` says what a rank is doing.
+    `lately` is when the latest answer came, and `whereabouts(rank)` says what a rank is doing. Unless collectives are
+    `checked`, the ranks note nothing on the board.
     """
     now, pending, waiting = time.monotonic(), [rank for rank in range(len(notes)) if rank not in answered], {}
     for rank in pending:
@@ -89,6 +110,9 @@ def late(notes, answered, lately, limit, whereabouts):
                 waiting[rank] = absent
     for rank, absent in waiting.items():
         if gone := [other for other in absent if other in answered]:
+            here = len(notes[rank]["group"].split(",")) - len(absent)
+            if len(gone) > here or any(rank in others for others in waiting.values()):  # it is the odd one
+                return {rank: ([rank], f"waits in {notes[rank]['came to']}, to which {call(gone)} did not come")}
             return {rank: (gone, f"returned without coming to {notes[rank]['came to']}, where rank {rank} waits")}
     if waiting and now - min(notes[rank]["at"] for rank in waiting) > limit:
         busy = {other for absent in waiting.values() for other in absent} - waiting.keys()
@@ -99,8 +123,9 @@ def late(notes, answered, lately, limit, whereabouts):
         missed = f"did not come to {what}, where rank {rank} has waited for {limit:g} s: "
         return {other: ([other], missed + whereabouts(other)) for other in busy & {*waiting[rank]}}
     if now - max([lately, *(note["at"] for note in notes)]) > limit:
-        idle = (
-            f"came to no collective of its mesh and returned nothing for {limit:g} s (run(…, limit=…) sets how long): "
-        )
+        idle = f"came to no collective of its mesh and returned nothing for {limit:g} s"
+        if not checked:
+            idle = f"did not return within {limit:g} s (with SHARDLAB_CHECK=0 nobody knows of its collectives)"
+        idle += " (run(…, limit=…) sets how long): "
         return {rank: ([rank], idle + whereabouts(rank)) for rank in pending}
     return {}

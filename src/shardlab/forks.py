@@ -19,9 +19,10 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
 from multiprocessing.connection import Connection
 
-STUCK = struct.pack("@ll", 30, 0)  # seconds after which a pipe that takes no byte more is an error
+STUCK = struct.pack("@ll", 5, 0)  # seconds after which a pipe that takes no byte more is an error
 
 
 class Process:
@@ -38,6 +39,7 @@ class Process:
             work.setsockopt(socket.SOL_SOCKET, option, STUCK)
         self.work = Connection(work.detach())
         self.life.settimeout(10)
+        alive.add(self)
         self.pid = int(self.life.recv(20) or 0)
 
     def send(self, data):
@@ -56,8 +58,8 @@ class Process:
 
     def status(self, timeout):
         """The exit status of a rank that ends within this time (minus the signal that killed it)."""
-        self.life.settimeout(timeout)
         with contextlib.suppress(OSError, ValueError):
+            self.life.settimeout(timeout)
             return int(self.life.recv(20))
 
     def close(self):
@@ -65,7 +67,7 @@ class Process:
         self.life.close()
 
 
-started, lock = {}, threading.Lock()
+started, alive, lock = {}, weakref.WeakSet(), threading.Lock()
 
 
 def server():
@@ -73,7 +75,8 @@ def server():
     with lock:
         if os.getpid() not in started or started[os.getpid()][1].poll() is not None:
             ours, its = socket.socketpair()
-            program = f"import sys; sys.path[:] = {sys.path!r}; from shardlab import forks; forks.serve({its.fileno()})"
+            path = [str(entry) for entry in sys.path]
+            program = f"import sys; sys.path[:] = {path}; from shardlab import forks; forks.serve({its.fileno()})"
             command = [sys.executable, "-c", program]
             options = {"pass_fds": [its.fileno()], "stdin": subprocess.DEVNULL}
             # In a session of its own: Jupyter interrupts and kills a kernel's whole process group.
@@ -96,6 +99,20 @@ def stop():
         process.wait(10)
 
 
+def forget():
+    """In a fork of the kernel, such as a worker of a DataLoader: let go of what is the kernel's, so that with the
+    kernel's end all of it has ended."""
+    for process in list(alive):
+        process.close()
+    for ours, _ in started.values():
+        ours.close()
+    started.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget)
+
+
 # what runs in the fork server
 
 
@@ -108,7 +125,8 @@ def serve(fd):
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # a rank has ended: `woken` can be read
-    kernel.send(b"!")
+    with contextlib.suppress(OSError):  # the kernel may have gone
+        kernel.send(b"!")
     family, held = {}, {}  # pid: (life, folder), and life: pid where the kernel still holds it
     while True:
         ready, _, _ = select.select([kernel, woken, *held], [], [])

@@ -5,7 +5,6 @@ each process holds its own shard alone. The lesson's code is the same in both.
 """
 
 import copy
-import os
 from contextlib import contextmanager
 from functools import partial
 from math import prod
@@ -14,10 +13,11 @@ import torch
 import torch.distributed as dist
 
 from shardlab import collectives
+from shardlab.devices import deal
 from shardlab.moves import OneProcess, OverRanks
 from shardlab.record import Recorder
 from shardlab.shards import Shards
-from shardlab.world import joined_world
+from shardlab.world import axis_groups, joined_world
 
 REDUCES = {"sum": collectives.all_reduce, "max": collectives.all_reduce_max}
 GATHERS = {"replicated": collectives.all_gather, "partial": collectives.all_gather_partial}
@@ -63,7 +63,6 @@ class Mesh:
                 "with SHARDLAB_DEVICES=cpu, and they talk over gloo"
             )
         self.recorder = Recorder()
-        self._process_groups = None
         self.note = ""  # about where its values come from, shown with them
         self.groups = self._groups()
 
@@ -219,11 +218,7 @@ class Mesh:
         """Torch keeps the process groups, and a mesh their names (a DeviceMesh would hold on to them, too)."""
         if len(self.along) == len(self.axes):
             return lambda: dist.group.WORLD
-        if self.root._process_groups is None:
-            kind, axes = self.devices[0].type, tuple(self.axes)
-            torchs = dist.init_device_mesh(kind, tuple(self.axes.values()), mesh_dim_names=axes)
-            self.root._process_groups = {axis: torchs.get_group(axis).group_name for axis in axes}
-        return partial(dist.distributed_c10d._resolve_process_group, self.root._process_groups[self.along[0]])
+        return partial(dist.distributed_c10d._resolve_process_group, axis_groups(self.axes)[self.along[0]])
 
     def __eq__(self, other):
         """Same axes over the same shards on the same devices (which axis a view looks along does not matter)."""
@@ -238,25 +233,3 @@ class Mesh:
     def __repr__(self):
         axes = ", ".join(f"{axis}={length}" for axis, length in self.axes.items())
         return f"Mesh({axes})" if self.along == tuple(self.axes) else f'Mesh({axes})["{self.along[0]}"]'
-
-
-def deal(devices, ranks, local):
-    """A device for each shard held here, in turn."""
-    if devices is None:
-        named = os.environ.get("SHARDLAB_DEVICES")
-        count = torch.cuda.device_count()
-        devices = named.split(",") if named else [f"cuda:{i}" for i in range(count)] if count else ["cpu"]
-    devices = [torch.device(device.strip() if isinstance(device, str) else device) for device in devices]
-    if not devices:
-        raise ValueError("a mesh wants at least one device, such as devices=['cpu']")
-    for device in devices:
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise RuntimeError(
-                f"{device} was asked for, but this machine shows torch {torch.cuda.device_count()} CUDA devices; "
-                "devices=['cpu'], or SHARDLAB_DEVICES=cpu, runs all shards on the CPU"
-            )
-    names = {"cpu": torch.device("cpu"), "cuda": torch.device("cuda", 0)}  # one name for each place
-    devices = [names.get(device.type, device) if not device.index else device for device in devices]
-    if local:
-        ranks = [int(os.environ.get("LOCAL_RANK", ranks[0]))]
-    return [devices[rank % len(devices)] for rank in ranks]

@@ -32,15 +32,19 @@ class Group:
         dtype = parts[0].dtype
         if dtype.is_floating_point or dtype.is_complex or not parts[0].numel() or parts[0].is_meta:
             return
-        holds, ends = torch.iinfo(dtype), self.ends(parts)
-        if sum(ends[::2]) >= holds.min and sum(ends[1::2]) <= holds.max:
+        least, most, ends = torch.iinfo(dtype).min, torch.iinfo(dtype).max, self.ends(parts)
+        if sum(ends[::2]) >= least and sum(ends[1::2]) <= most:
             return  # whatever meets what
-        wide = torch.float64 if dtype == torch.int64 else torch.int64
-        for extreme in self.total([part.to(wide) for part in parts]).aminmax():
-            if not holds.min <= extreme.item() <= holds.max:
+        unit = 2**32 if dtype == torch.int64 else 1  # nothing is wider than int64: sum its upper half, and what carries
+        total = self.total([part.to(torch.int64) // unit for part in parts])
+        if unit > 1:
+            total += self.total([part % unit for part in parts]) // unit
+        for extreme in total.aminmax():
+            if not least // unit <= extreme.item() <= most // unit:
+                reached = extreme.item() if unit == 1 else f"about {extreme.item() * unit:.3g}"
                 raise OverflowError(
-                    f"{collective}: the sum reaches {extreme.item():.0f}, and {dtype} holds {holds.min} to {holds.max} "
-                    "only. Sum wider numbers, such as x_.long()"
+                    f"{collective}: the sum reaches {reached}, and {dtype} holds {least} to {most} only. "
+                    "Sum wider numbers, such as x_.long()"
                 )
 
     def site(self):
@@ -116,7 +120,7 @@ class OneProcess(Group):
 
     def sum(self, parts, device):
         """In rank order, into one new buffer."""
-        if self.apart:
+        if self.by_nccl(parts[0]):
             return comm.reduce_add([part.contiguous() for part in parts], device.index)
         if self.size == 1:
             return parts[0].clone()
@@ -130,6 +134,10 @@ class OneProcess(Group):
             total += part.to(device)
         return total
 
+    def by_nccl(self, tensor):
+        """Each shard on a card of its own: torch.cuda.comm moves it (and would take complex numbers apart)."""
+        return self.apart and tensor.is_floating_point()
+
     def maximum(self, parts):
         biggest = parts[0].clone()
         for part in parts[1:]:
@@ -139,7 +147,7 @@ class OneProcess(Group):
     def concatenate(self, parts, dim):
         if self.together:
             return torch.cat(parts, dim)
-        if self.apart:
+        if self.by_nccl(parts[0]):
             return comm.gather(parts, dim, self.devices[0].index)
         return torch.cat([part.to(self.devices[0]) for part in parts], dim)
 
@@ -147,14 +155,14 @@ class OneProcess(Group):
         """`whole` for each shard: one buffer a device, seen by every shard that lives there."""
         if self.together:
             return [whole, *[whole.detach() for _ in self.devices[1:]]]
-        if self.apart:
+        if self.by_nccl(whole):
             return list(comm.broadcast(whole.contiguous(), [device.index for device in self.devices]))
         here = {device: whole.to(device) for device in set(self.devices)}
         return [here[device].detach() for device in self.devices]
 
     def each_its_own(self, whole):
         """`whole` for each shard, in memory of its own: a gradient will be written into."""
-        if self.apart:
+        if self.by_nccl(whole):
             return self.everywhere(whole)
         return [whole, *[whole.to(device, copy=True) for device in self.devices[1:]]]
 
@@ -178,7 +186,7 @@ class OverRanks(Group):
         return self.find()
 
     def send(self, tensor):
-        tensor = tensor.detach().contiguous()
+        tensor = tensor.detach().resolve_conj().contiguous()
         return tensor.cpu() if self.staged else tensor
 
     def site(self):

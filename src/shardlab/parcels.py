@@ -1,5 +1,6 @@
 """What travels between the kernel and its ranks: a lesson by value, arguments, and results. No file is written."""
 
+import functools
 import inspect
 import io
 import pickle
@@ -9,6 +10,7 @@ import types
 import cloudpickle
 import torch
 
+from shardlab.agreement import is_plumbing
 from shardlab.mesh import Mesh
 from shardlab.shards import Shards
 
@@ -22,10 +24,12 @@ class Parcel(cloudpickle.Pickler):
 
     def reducer_override(self, value):
         if type(value) is torch.Tensor and value.layout is torch.strided and not value.is_meta:
-            flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().view(-1)
+            flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+            flat = flat.as_strided([flat.numel()], [1])  # a view would keep a stride that one element need not obey
             return tensor, (flat.view(torch.uint8).numpy().tobytes(), value.dtype, value.shape, value.requires_grad)
         if type(value) is Shards:
-            return arrive, ([shard.detach() for shard in value.shards],)
+            shards = [shard.detach().requires_grad_(shard.requires_grad) for shard in value.shards]
+            return arrive, (shards,)
         if isinstance(value, Mesh):
             raise TypeError("a Mesh stays in its process: a rank uses the one that it is given, or torch.distributed")
         return super().reducer_override(value)
@@ -44,7 +48,8 @@ def arrive(shards):
         return Parts(shards)
     if len(shards) != here.total:
         raise ValueError(f"a Shards of {len(shards)} came to {here.total} ranks, which take one shard each")
-    return Shards([shards[here.ranks[0]].to(here.devices[0])], here)
+    own = shards[here.ranks[0]]
+    return Shards([own.detach().to(here.devices[0]).requires_grad_(own.requires_grad)], here)
 
 
 def tensor(data, dtype, shape, requires_grad):
@@ -63,10 +68,8 @@ unpack = pickle.loads
 
 def pack_lesson(lesson, args):
     """A lesson with its arguments; what is defined in a notebook or a loose file goes by value."""
-    module = sys.modules.get(getattr(lesson, "__module__", None))
-    loose = isinstance(lesson, types.FunctionType) and module and not module.__package__
-    loose = loose and module.__name__ != "__main__"  # cloudpickle does that by itself
-    if loose:
+    loose = loose_modules(lesson)
+    for module in loose:
         cloudpickle.register_pickle_by_value(module)
     try:
         return pack((lesson, args))
@@ -74,8 +77,26 @@ def pack_lesson(lesson, args):
         found = culprit("the lesson", lesson) or next(filter(None, map(culprit, numbered(args), args)), "the lesson")
         raise CannotShip(f"{found} cannot be sent to the ranks: {error}") from error
     finally:
-        if loose:
+        for module in loose:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def loose_modules(lesson):
+    """The files of the user's own that a lesson is from, or uses by name: the ranks might know an older text of them.
+    (`__main__`, and with it a notebook, cloudpickle sends by itself.)"""
+    while isinstance(lesson, functools.partial):
+        lesson = lesson.func
+    found = [sys.modules.get(getattr(lesson, "__module__", None))]
+    if isinstance(lesson, types.FunctionType):
+        found += [lesson.__globals__.get(name) for name in lesson.__code__.co_names]
+    return {module for module in found if isinstance(module, types.ModuleType) and is_loose(module)}
+
+
+def is_loose(module):
+    file = getattr(module, "__file__", None)
+    if not file or module.__package__ or module.__name__ == "__main__":
+        return False
+    return not is_plumbing(file) and "site-packages" not in file
 
 
 def pack_result(result):
@@ -89,35 +110,49 @@ def numbered(args):
     return [f"argument {index}" for index in range(1, len(args) + 1)]
 
 
-def culprit(name, value):
+def culprit(name, value, seen=()):
     """What in `value` cannot be sent, by name; None if all of it can."""
     try:
         pack(value)
     except Exception:
-        if isinstance(value, types.FunctionType):
-            used = inspect.getclosurevars(value)
-            for inner, found in {**used.globals, **used.nonlocals}.items():
-                if found is not value and (said := culprit(f"`{inner}`", found)):
+        if isinstance(value, types.FunctionType) and value not in seen:
+            for inner, found in names_used(value).items():
+                if said := culprit(f"`{inner}`", found, (*seen, value)):
                     return said if said.endswith(",") else f"{said}, which {name} uses,"
         return f"{name} ({type(value).__name__})"
 
 
+def names_used(function):
+    """The globals and nonlocals of a function, but for those without a value yet."""
+    try:
+        used = inspect.getclosurevars(function)
+    except ValueError:  # an empty cell
+        return {}
+    return {**used.globals, **used.nonlocals}
+
+
 def together(results, mesh):
-    """What the ranks returned, as one: their shards as a Shards (within tuples and dicts too), the rest by rank."""
-    first = results[0]
+    """What the ranks returned, as one: their shards as a Shards (within tuples, lists and dicts too), the rest by
+    rank."""
+    first, alike = results[0], len(set(map(outline, results))) == 1
     if all(isinstance(result, Parts) for result in results):
         return Shards([result[0] for result in results], mesh)
-    if not has_parts(first) or any(outline(result) != outline(first) for result in results):
-        return results
+    if not (alike and any(map(has_parts, results))):
+        return [result[0] if isinstance(result, Parts) else result for result in results]
     if type(first) is dict:
         return {key: together([result[key] for result in results], mesh) for key in first}
-    return tuple(together(list(column), mesh) for column in zip(*results, strict=True))
+    columns = [together(list(column), mesh) for column in zip(*results, strict=True)]
+    return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
 
 
 def has_parts(value):
-    inner = value.values() if type(value) is dict else value if type(value) is tuple else ()
+    inner = value.values() if type(value) is dict else value if is_sequence(value) else ()
     return isinstance(value, Parts) or any(map(has_parts, inner))
 
 
+def is_sequence(value):
+    return type(value) in (list, tuple) or hasattr(value, "_fields")
+
+
 def outline(value):
-    return type(value), list(value) if type(value) is dict else len(value) if type(value) is tuple else 0
+    return type(value), tuple(value) if type(value) is dict else len(value) if is_sequence(value) else 0

@@ -25,9 +25,10 @@ import torch.distributed as dist
 
 from shardlab import agreement, parcels
 from shardlab.board import SLOT, Board
+from shardlab.devices import deal, each_its_gpu
 from shardlab.faults import RankError, blame, ended, late, raised, source
-from shardlab.forks import Process
-from shardlab.mesh import Mesh, deal
+from shardlab.forks import Process, server
+from shardlab.mesh import Mesh
 from shardlab.record import Traffic
 from shardlab.world import stay_on_loopback, take_turns
 
@@ -56,10 +57,9 @@ class Pool:
         self.mesh = Mesh(size, devices=["cpu"], **axes)  # what comes back lives here, on the CPU
         self.size, self.traffic, self.closed = self.mesh.size, Traffic(), False
         self.devices = deal(None, range(self.size), local=False)
-        gpus = {device for device in self.devices if device.type == "cuda"}
-        self.backend = "nccl" if len(gpus) == self.size and dist.is_nccl_available() else "gloo"
+        self.backend = "nccl" if each_its_gpu(self.devices) and dist.is_nccl_available() else "gloo"
         self.mesh.note = f"from {self.size} real ranks, which talk over {self.backend}"
-        self.processes, self.folder, self.busy = [], None, threading.Lock()
+        self.processes, self.folder, self.busy, self.owner = [], None, threading.Lock(), os.getpid()
         with self.alone():
             self.start()
 
@@ -77,10 +77,8 @@ class Pool:
             for process in self.processes:
                 process.send(task)
             answers = self.collect(limit)
-        for rank, (_, printed) in enumerate(answers):
-            print("".join(f"rank {rank}: {line}\n" for line in printed.splitlines()), end="")
-        (_, self.traffic), _ = answers[0]
-        return parcels.together([result for (result, _), _ in answers], self.mesh)
+        self.traffic = answers[0][1]
+        return parcels.together([result for result, _ in answers], self.mesh)
 
     @property
     def pids(self):
@@ -88,7 +86,7 @@ class Pool:
 
     def close(self):
         """End the ranks."""
-        if not self.closed:
+        if not self.closed and self.owner == os.getpid():  # a fork of that process leaves the ranks to it
             with self.alone():
                 self.end()
                 self.closed = True
@@ -116,6 +114,8 @@ class Pool:
     @contextlib.contextmanager
     def alone(self):
         """One caller at a time; after any fault no rank is left."""
+        if self.owner != os.getpid():
+            raise RuntimeError(f"this pool belongs to process {self.owner}: ranks({self.size}) makes another one here")
         if not self.busy.acquire(blocking=False):
             raise RuntimeError("this pool is at work for another thread: wait for it, or give each thread its own pool")
         try:
@@ -135,12 +135,14 @@ class Pool:
 
     def start(self):
         """Fork the ranks, and wait until they have met (over a file in a private folder)."""
-        self.folder = tempfile.mkdtemp(prefix="shardlab-")
-        with tempfile.TemporaryFile() as board, tempfile.TemporaryFile() as stacks:
+        self.checked = os.environ.get("SHARDLAB_CHECK") != "0"
+        server()  # before there is a folder, which ends with its ranks
+        self.folder, self.stacks = tempfile.mkdtemp(prefix="shardlab-"), tempfile.TemporaryFile()  # noqa: SIM115
+        with tempfile.TemporaryFile() as board:
             board.truncate(self.size * SLOT)
-            self.board, self.stacks = Board(board.fileno(), self.size), os.dup(stacks.fileno())
+            self.board = Board(board.fileno(), self.size)
             for _ in range(self.size):
-                self.processes.append(Process(self.folder, board.fileno(), stacks.fileno()))
+                self.processes.append(Process(self.folder, board.fileno(), self.stacks.fileno()))
         for rank, process in enumerate(self.processes):
             setup = {"rank": rank, "axes": self.mesh.axes, "backend": self.backend, "device": self.devices[rank]}
             setup |= {"size": self.size, "folder": self.folder, "threads": max(1, count_cores() // self.size)}
@@ -156,14 +158,15 @@ class Pool:
             process.close()
         if self.processes:
             self.board.page.close()
-            os.close(self.stacks)
+            self.stacks.close()
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.processes, self.folder = [], None
 
     def collect(self, limit):
-        """The answer of every rank; at a fault, an error, as soon as it is clear whose it is."""
-        answers, faults, first, lately = {}, {}, None, time.monotonic()
+        """The answer of every rank, and its prints to stdout; at a fault, an error, as soon as it is clear whose it
+        is."""
+        answers, faults, printed, first, lately = {}, {}, {}, None, time.monotonic()
         while len(answers) + len(faults) < self.size:
             pending = [p for rank, p in enumerate(self.processes) if rank not in answers and rank not in faults]
             ready = wait([p.work for p in pending] + [p.life for p in pending], timeout=0.05)
@@ -171,27 +174,35 @@ class Pool:
                 if process.work in ready or process.life in ready:
                     rank, lately = self.processes.index(process), time.monotonic()
                     data = process.receive()
-                    kind, answer = pickle.loads(data) if data else ("fault", ([rank], ended(process.status(timeout=1))))
+                    if data:
+                        kind, answer, printed[rank] = pickle.loads(data)
+                    else:
+                        kind, answer = "fault", ([rank], ended(process.status(timeout=1)))
                     (answers if kind == "returned" else faults)[rank] = answer
             notes = [self.board.read(rank) for rank in range(self.size)] if not ready and not faults else [None]
             if None not in notes:
-                faults = late(notes, answers, lately, limit, self.whereabouts)
+                faults = late(notes, answers, lately, limit, self.checked, self.whereabouts)
                 if faults:
                     break
             if faults:  # the others have a moment to say what they know; longer, if those that spoke are innocent
                 first = first or time.monotonic()
                 if time.monotonic() - first > (0.1 if any(guilty for guilty, *_ in faults.values()) else 1):
                     break
+        for rank in sorted(printed):
+            for line in io.StringIO(printed[rank]):
+                print(f"rank {rank}: {line.removesuffix(chr(10))}")
         if faults:
             raise blame(faults)
         return [answers[rank] for rank in range(self.size)]
 
     def whereabouts(self, rank):
         """What a rank is doing: its stack says which line it is at."""
-        start = os.fstat(self.stacks).st_size
-        os.kill(self.processes[rank].pid, signal.SIGUSR1)  # faulthandler writes the stack, whatever the rank does
+        stacks = self.stacks.fileno()
+        start = os.fstat(stacks).st_size
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(self.processes[rank].pid, signal.SIGUSR1)  # faulthandler writes the stack, whatever the rank does
         time.sleep(0.1)
-        stack = os.pread(self.stacks, 100_000, start).decode(errors="replace")
+        stack = os.pread(stacks, 100_000, start).decode(errors="replace")
         for file, line, function in re.findall(r'File "(.*)", line (\d+) in (.*)', stack):
             if not agreement.is_plumbing(file):
                 return f"it is at {source(file, int(line), function)}"
@@ -226,12 +237,15 @@ def work(work_fd, board_fd, stacks_fd):
 def meet(rank, size, axes, backend, device, folder, threads, **_):
     torch.set_num_threads(threads)
     torch.seed()  # forked ranks would all draw the same numbers, as those of torchrun do not
+    os.environ.pop("GLOO_SOCKET_IFNAME", None)  # that is for ranks on several hosts
     stay_on_loopback()
     take_turns()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store = dist.FileStore(f"{folder}/store", size)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(days=1))
+    own_gpu = device if backend == "nccl" else None  # nccl connects now, and not in the first collective
+    options = {"timeout": timedelta(days=1), "device_id": own_gpu}
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, **options)
     parcels.here = Mesh(**axes)
 
 
@@ -247,7 +261,7 @@ def answer(kernel, rank, do):
     try:
         with contextlib.redirect_stdout(printed):
             result = do()
-        said = parcels.pack_result(("returned", (result, printed.getvalue())))
+        said = parcels.pack_result(("returned", result, printed.getvalue()))
     except BaseException as error:
-        said = pickle.dumps(("fault", raised(error, rank)))
+        said = pickle.dumps(("fault", raised(error, rank), printed.getvalue()))
     kernel.send_bytes(said)

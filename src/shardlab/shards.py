@@ -66,7 +66,8 @@ class Shards:
 
     def backward(self, gradient=None, **options):
         """One joint backward over the shards, each starting from its own copy of this (replicated) value."""
-        run_backward(self.shards, gradient if gradient is None else spread(gradient, self.mesh), **options)
+        gradients = gradient if gradient is None else spread(gradient, self.mesh)
+        run_backward(self.shards, gradients, **with_tensors(options, self.mesh))
 
     def __iter__(self):
         return iter(self.unbind(0))
@@ -103,6 +104,8 @@ def lift(function, args, kwargs):
         raise TypeError(f"{plain(function)} does not take a Shards where it was given one; x_.shards are its tensors")
     if writes(function) or kwargs.get("inplace") or "out" in kwargs:
         refuse_shared_memory(kwargs.get("out", args[0] if args else next(iter(kwargs.values()))), function)
+    if function in NORMS:  # they write into the running statistics
+        refuse_shared_memory([*args[1:3], *kwargs.values()], function)
     columns = [spread(arg, mesh) for arg in args]
     rows = zip(*columns, strict=True) if columns else repeat((), len(mesh.ranks))
     results = []
@@ -179,11 +182,17 @@ def joint_grad(outputs, inputs, grad_outputs=None, **options):
     return tuple(combine([next(grads) for _ in mesh.ranks], mesh, "grad") for _ in leaves[:: len(mesh.ranks)])
 
 
-def joint_backward(tensors, grad_tensors=None, *args, **options):
+def joint_backward(tensors, grad_tensors=None, **options):
     """torch.autograd.backward over all shards at once."""
     mesh = meet([tensors])
     gradients = None if grad_tensors is None else every_tensor(grad_tensors, mesh)
-    run_backward(every_tensor(tensors, mesh), gradients, *args, **options)
+    run_backward(every_tensor(tensors, mesh), gradients, **with_tensors(options, mesh))
+
+
+def with_tensors(options, mesh):
+    """The options of a backward, where `inputs` says which leaves alone are to get a gradient."""
+    inputs = options.get("inputs")
+    return options if inputs is None else options | {"inputs": every_tensor(inputs, mesh)}
 
 
 def every_tensor(values, mesh):
@@ -217,6 +226,9 @@ def writes(function):
 
 def refuse_shared_memory(target, function):
     """Equal shards on one device may share one buffer (see `moves`): in place, all of them would be written."""
+    if type(target) in (list, tuple):
+        for each in target:
+            refuse_shared_memory(each, function)
     shards = target.shards if type(target) is Shards else []
     places = [tensor.untyped_storage().data_ptr() for tensor in shards if tensor.numel()]
     if len(set(places)) < len(places):
@@ -248,6 +260,7 @@ def brief(value):
     return text if len(text) < 60 else text[:57] + "..."
 
 
+NORMS = {torch.nn.functional.batch_norm, torch.nn.functional.instance_norm, torch.batch_norm, torch.instance_norm}
 SAFE = {"and_", "or_"}  # they end in an underscore and write nothing (requires_grad_ makes a leaf: to be written)
 JOINT = {
     torch.autograd.grad: joint_grad,

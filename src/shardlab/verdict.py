@@ -1,8 +1,8 @@
 """One verdict from many ranks: where a rank fails under torchrun, all of them end at once, and the guilty one is named.
 
 A rank that stops leaves the others waiting in a collective, and the first error that one sees is often an innocent
-rank's: "connection closed by peer". So every rank has a watcher, a thread, which looks at a board that all of them
-share (torchrun's own store). As soon as one rank fails, each notes there what became of it:
+rank's: "connection closed by peer". So every rank has a watcher, a thread, which looks at what all of them share
+(torchrun's own store). As soon as one rank fails, each notes there what became of it:
 
 - failed: it raised an error of its own;
 - ended: it was told to end, by a signal;
@@ -27,8 +27,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from shardlab import board
+from shardlab.faults import blamed
 
-LOOK = 0.1  # seconds between two looks at the board
+LOOK = 0.1  # seconds between two looks at the store
 SETTLE = 0.5  # seconds until every rank that can note something has done so
 KINDS = {
     "failed": "",
@@ -66,7 +67,7 @@ class Fates:
     def fail(self, where, error, text):
         """Note this rank's error. Its watcher, as everyone's, does the rest: this does not return."""
         told = isinstance(error, KeyboardInterrupt)
-        self.note("ended" if told else "waits" if in_a_collective(error) else "failed", where, text)
+        self.note("ended" if told else "failed" if is_guilty(self.rank, error) else "waits", where, text)
         threading.Event().wait()
 
     def note(self, kind, where, text):
@@ -132,11 +133,13 @@ def whereabouts():
     return kind, where, "".join(traceback.format_list(stack[cell:]))
 
 
-def in_a_collective(error):
-    """Whether an error, or what caused it, is that another rank has gone, or does not come."""
-    while error and not any(map(waits_for_others, traceback.extract_tb(error.__traceback__))):
+def is_guilty(rank, error):
+    """Whether an error is the rank's own, and not that another rank has gone, or does not come, or is the odd one."""
+    while error:
+        if rank not in blamed(error, rank):
+            return False
         error = error.__cause__
-    return isinstance(error, RuntimeError)
+    return True
 
 
 def waits_for_others(frame):

@@ -3,12 +3,16 @@
 import atexit
 import os
 import socket
+import weakref
 from contextlib import suppress
 
 import torch
 import torch.distributed as dist
 
 from shardlab import agreement, board
+from shardlab.devices import deal, each_its_gpu
+
+groups = weakref.WeakKeyDictionary()  # of each world: the names of its process groups, by the axes of a mesh
 
 
 def joined_world():
@@ -16,9 +20,11 @@ def joined_world():
     if not dist.is_available():
         return 0
     if not dist.is_initialized() and dist.is_torchelastic_launched():
-        own_gpu = 0 < int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
-        nccl = own_gpu and dist.is_nccl_available() and os.environ.get("SHARDLAB_DEVICES", "cuda").startswith("cuda")
-        one_host = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        devices = deal(None, range(here), local=False)
+        nccl = dist.is_nccl_available() and each_its_gpu(devices)
+        own_gpu = devices[int(os.environ["LOCAL_RANK"])] if nccl else None
+        one_host = here == int(os.environ["WORLD_SIZE"])
         if one_host:
             stay_on_loopback()  # nothing listens beyond it
         elif not nccl and "GLOO_SOCKET_IFNAME" not in os.environ and only_here(name := socket.gethostname()):
@@ -27,12 +33,22 @@ def joined_world():
                 "GLOO_SOCKET_IFNAME to the network interface that leads to them, such as eth0 (`ip addr` lists them)"
             )
         if nccl:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(own_gpu)
         take_turns()
-        dist.init_process_group("nccl" if nccl else "gloo", timeout=board.TIMEOUT)
+        dist.init_process_group("nccl" if nccl else "gloo", timeout=board.TIMEOUT, device_id=own_gpu)
         agreement.swap = board.shared() if one_host else None
         atexit.register(leave)
     return dist.get_world_size() if dist.is_initialized() else 0
+
+
+def axis_groups(axes):
+    """The name of this rank's process group along each axis; the groups are made once in a world."""
+    known, key = groups.setdefault(dist.group.WORLD, {}), tuple(axes.items())
+    if key not in known:
+        kind = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        torchs = dist.init_device_mesh(kind, tuple(axes.values()), mesh_dim_names=tuple(axes))
+        known[key] = {axis: torchs.get_group(axis).group_name for axis in axes}
+    return known[key]
 
 
 def stay_on_loopback():
