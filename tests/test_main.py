@@ -128,6 +128,45 @@ def test_a_rank_that_ends_without_a_word_is_named(tmp_path):
     )
 
 
+@pytest.mark.ranks
+@pytest.mark.timeout(200)
+def test_the_odd_one_of_a_mismatch_is_named(tmp_path):
+    other = "from shardlab import Shards\n\nmesh.all_reduce(Shards([torch.ones(2 + (mesh.ranks == [2]))], mesh))"
+    path = notebook(tmp_path, SETUP, other)
+    _, err = fails(3, path)
+    assert f"FAILED on rank 2 of 3: {path}, cell 1\n" in err and "Odd: shard 2" in err
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(200)
+def test_one_collective_more_than_the_others(tmp_path):
+    """It meets the last one, in which every rank says that it has come to its end."""
+    path = notebook(tmp_path, SETUP, "if mesh.ranks == [1]:\n    mesh.all_gather(x_, dim=0)", "print('end')")
+    _, err = fails(3, path)
+    assert f"FAILED on rank 1 of 3: {path}, cell 1\n" in err
+    assert "shard 1: all_gather" in err and "shard 2: all_reduce sum" in err and "after its last cell" in err
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(200)
+def test_an_error_of_torch_that_is_the_ranks_own_is_told(tmp_path):
+    own = "import time\n\nif mesh.ranks == [1]:\n    torch.distributed.all_reduce(torch.ones(2, dtype=torch.int16))"
+    path = notebook(tmp_path, SETUP, own, "time.sleep(3)")
+    _, err = fails(2, path)
+    assert f"FAILED on rank 1 of 2: {path}, cell 1\n" in err and "Invalid scalar type" in err
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("text", [None, '{"cells": ['])
+def test_a_notebook_that_cannot_be_read_has_failed(tmp_path, text):
+    path = tmp_path / "missing.ipynb"
+    if text:
+        path.write_text(text)
+    _, err = fails(2, str(path))
+    assert f"FAILED on ranks 0, 1 of 2: {path}\n" in err and ("JSONDecodeError" if text else "FileNotFoundError") in err
+
+
 FAILED, SILENT, ENDED, BUSY, WAITS = (
     [kind, f"the cell where it {kind}", f"traceback of {kind}"]
     for kind in ("failed", "silent", "ended", "busy", "waits")

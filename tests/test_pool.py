@@ -372,10 +372,93 @@ def test_slow_is_no_fault_within_the_limit(pools):
 
 def test_ranks_that_all_do_nothing(pools, record_property):
     error = fault_of(pools["2"], lambda mesh: time.sleep(1000), record_property)
-    assert error.ranks == [
-        0,
-        1,
-    ] and "ranks 0 and 1 came to no collective of its mesh and returned nothing for 1 s" in str(error)
+    assert error.ranks == [0, 1]
+    assert "ranks 0 and 1 came to no collective of its mesh and returned nothing for 1 s" in str(error)
+
+
+def test_unchecked_ranks_are_not_said_to_have_come_to_no_collective(record_property, monkeypatch):
+    def many(mesh, seconds):
+        while time.monotonic() < start + seconds:
+            mesh.all_reduce(mesh.rank * 1.0)
+
+    monkeypatch.setenv("SHARDLAB_CHECK", "0")
+    with ranks(2) as trusting:
+        start = time.monotonic()
+        trusting.run(lambda mesh: mesh.all_reduce(mesh.rank * 1.0))
+        with pytest.raises(RankError, match=r"did not return within 0.3 s \(with SHARDLAB_CHECK=0 nobody knows"):
+            trusting.run(lambda mesh: time.sleep(1000), limit=0.3)
+
+
+# one rank does something more, and those who rightly do not come are innocent
+
+
+def one_more(mesh):
+    mesh.all_reduce(mesh.rank)
+    if mesh.ranks == [2]:
+        mesh.all_reduce(mesh.rank)
+
+
+def another_axis(mesh):
+    mesh["tp" if mesh.ranks == [3] else "dp"].all_reduce(mesh.rank)
+
+
+def the_whole_mesh(mesh):
+    (mesh if mesh.ranks == [3] else mesh["dp"]).all_reduce(mesh.rank)
+
+
+ODD = {one_more: ("4", 2), another_axis: ("2×2", 3), the_whole_mesh: ("2×2", 3)}
+
+
+@pytest.mark.parametrize("lesson", ODD, ids=lambda lesson: lesson.__name__)
+def test_the_odd_one_is_named(pools, lesson, record_property):
+    axes, odd = ODD[lesson]
+    error = fault_of(pools[axes], lesson, record_property)
+    assert error.ranks == [odd], error
+    assert re.match(rf"rank {odd} waits in all_reduce sum at {lesson.__name__}, .* did not come", str(error)), error
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("not a word")
+
+
+class Claims(Exception):
+    guilty = "me"
+
+
+def speaks_of_gloo():
+    raise AssertionError("nccl is wanted here, and this is gloo")
+
+
+def finds_no_file():
+    Path("/data/gloo/x.pt").read_bytes()
+
+
+def cannot_speak():
+    raise Mute
+
+
+def blames_itself():
+    raise Claims("whom?")
+
+
+def dies_of_a_signal_without_a_name():
+    os.kill(os.getpid(), 40)
+
+
+STRANGE = {
+    speaks_of_gloo: "rank 1 raised AssertionError: nccl",
+    finds_no_file: "rank 1 raised FileNotFoundError: .*gloo",
+    cannot_speak: "rank 1 raised Mute",
+    blames_itself: "rank 1 raised Claims: whom",
+    dies_of_a_signal_without_a_name: "rank 1 died of signal 40",
+}
+
+
+@pytest.mark.parametrize("fault", STRANGE, ids=lambda fault: fault.__name__)
+def test_strange_ends_are_told_as_they_are(pools, fault, record_property):
+    error = fault_of(pools["2"], on(1)(fault), record_property)
+    assert error.ranks == [1] and re.match(STRANGE[fault], str(error), re.DOTALL), error
 
 
 def test_axes_that_wait_for_each_other(pools, record_property):
@@ -632,10 +715,13 @@ def test_two_threads_at_once(pools):
 
 
 def test_a_pool_that_nobody_holds_ends():
-    pool = ranks(2)
-    pids, folder = pool.pids, pool.folder
-    del pool
-    gone(pids, folder)
+    files = psutil.Process().num_fds()
+    for _ in range(3):
+        pool = ranks(2)
+        pids, folder = pool.pids, pool.folder
+        del pool
+        gone(pids, folder)
+    assert psutil.Process().num_fds() <= files
 
 
 def gone(pids, folder=None):
@@ -716,6 +802,48 @@ def test_a_killed_kernel_leaves_nothing(kernel, record_property):
     record_property("all gone after", f"{time.perf_counter() - begin:.2f} s")
 
 
+FORKED = """
+import os, sys, time
+from shardlab.ranks import ranks
+pool = ranks(2)
+if os.fork() == 0:  # as a worker of a DataLoader, which outlives its parent
+    pool.close()
+    time.sleep(60)
+print(*pool.pids, os.getppid(), pool.folder, flush=True)
+print(pool.run(lambda mesh: mesh.all_reduce(mesh.rank)).shards, flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_fork_of_the_kernel_neither_ends_its_ranks_nor_keeps_them(folder):
+    options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, "-c", FORKED], env=os.environ | {"TMPDIR": str(folder)}, **options)
+    try:
+        *pids, _, left = process.stdout.readline().split()
+        assert process.stdout.readline() == "[tensor(1), tensor(1)]\n"
+        children = psutil.Process(process.pid).children()
+        process.kill()
+        gone([int(pid) for pid in pids], left)
+        assert len(children) == 2 and any(child.is_running() for child in children), "the fork is still there"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.3, 0.6])
+def test_a_kernel_killed_while_its_fork_server_starts_leaves_nothing(folder, pause):
+    program = "import shardlab.ranks as room; print(flush=True); room.ranks(2)"
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(folder)}, **options)
+    before = {*folder.iterdir()}
+    process.stdout.readline()
+    time.sleep(pause)
+    process.kill()
+    _, err = process.communicate(timeout=60)  # the fork server has its stderr, too
+    assert err == "" and {*folder.iterdir()} == before
+
+
 def test_a_notebook_is_interrupted_and_restarted():
     from jupyter_client.manager import start_new_kernel
 
@@ -724,7 +852,9 @@ def test_a_notebook_is_interrupted_and_restarted():
 
         def cell(code):
             heard = []
-            client.execute_interactive(code, timeout=60, output_hook=lambda message: heard.append(message["content"]))
+            listen = {"timeout": 60, "output_hook": lambda message: heard.append(message["content"])}
+            while client.execute_interactive(code, **listen)["content"]["status"] == "aborted":
+                heard.clear()  # an interrupt ends for a moment what comes after it, too
             return "".join(c.get("text", "") or c.get("evalue", "") or str(c.get("data", "")) for c in heard)
 
         sleep = "pool.run(lambda mesh: time.sleep(1000), limit=1000)"
@@ -766,6 +896,30 @@ def test_the_threads_of_gloo_take_turns(pool):
     assert len(answers) == 4
     for found in answers:
         assert found and set(found) == {os.SCHED_BATCH}
+
+
+def test_the_interface_for_several_hosts_is_not_that_of_a_pool(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no_such_interface")
+    with ranks(2) as own:
+        assert {*own.run(lambda mesh: os.environ["GLOO_SOCKET_IFNAME"])} <= {"lo", "lo0"}
+
+
+def test_process_groups_are_made_once_in_a_world(pool):
+    def lesson(mesh):
+        for _ in range(3):
+            own = Mesh(dp=2, tp=2)
+            y_ = own["tp"].all_reduce(own.rank)
+        return y_, len(torch.distributed.distributed_c10d._world.pg_map)
+
+    first = pool.run(lesson)
+    assert [shard.item() for shard in first[0].shards] == [1, 1, 5, 5]
+    assert pool.run(lesson)[1] == first[1]
+
+
+def test_a_path_may_be_a_path():
+    program = "import sys; from pathlib import Path; sys.path.append(Path('/nowhere'))\n"
+    program += "from shardlab.ranks import ranks\nwith ranks(1) as pool:\n    print(pool.run(lambda mesh: mesh.size))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[1]\n"
 
 
 def test_ranks_listen_on_loopback_alone_and_the_fork_server_nowhere(pool):

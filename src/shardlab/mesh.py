@@ -62,6 +62,8 @@ class Mesh:
                 f"{self} on {self.devices[0]}, but these ranks talk over nccl, between CUDA devices only: start them "
                 "with SHARDLAB_DEVICES=cpu, and they talk over gloo"
             )
+        if self.world and len(axes) > 1:
+            axis_groups(self.axes)  # all ranks make them, and here they all come by
         self.recorder = Recorder()
         self.note = ""  # about where its values come from, shown with them
         self.groups = self._groups()
