@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy, gelu
 
 from shardlab import Mesh, Shards, agreement, board, exercises
+from shardlab.compare import compare
 from shardlab.layers import ColumnParallelLinear, RowParallelLinear
 
 FLOAT, WHOLE = torch.float64, torch.int64
@@ -68,7 +69,8 @@ def parts(mesh, view, name, kind, dtype):
             seed = 100 + rank - index * stride(mesh, view)  # the same along the axis
         shape = {"all_gather": (2, piece), "all_gather_partial": (piece, 2), "all_to_all": (cut, piece)}
         shape = shape.get(name, (cut, 3) if name == "scatter" else (3, cut))
-        parts.append(random(*shape, seed=seed, dtype=dtype))
+        part = random(*shape, seed=seed, dtype=dtype)
+        parts.append(part.mT.contiguous().mT if kind == "uneven" else part)  # not in the order of memory
     return parts
 
 
@@ -85,19 +87,33 @@ def collective(n, name, kind, axis=None, dtype=FLOAT):
     view = mesh[axis] if axis in ("dp", "tp") else mesh
     x_ = held(parts(mesh, view, name, kind, dtype), mesh)
     if not dtype.is_floating_point:
-        return {"y": COLLECTIVES[name](view, x_)}
+        return {"y": COLLECTIVES[name](view, x_), "x, which is left alone": x_}
     y_ = COLLECTIVES[name](view, x_.requires_grad_())
     replicated = name in ("all_reduce", "all_gather")  # then what follows is the same on every shard of the group
     seeds = [200 + (rank - view.index(rank) * stride(mesh, view) if replicated else rank) for rank in mesh.ranks]
     cotangents = [random(*y.shape, seed=seed, dtype=dtype) for y, seed in zip(y_.shards, seeds, strict=True)]
     y_.backward(held(cotangents, mesh))
-    return {"y": y_, "x.grad": x_.grad}
+    return {"y": y_, "x.grad": x_.grad, "x, which is left alone": x_}
 
 
 def maximum(n, dtype):
     mesh = mesh_of(tp=n)
     x_ = held([random(3, 2, seed=rank, dtype=dtype) for rank in mesh.ranks], mesh)
-    return {"y": mesh.all_reduce(x_, op="max")}
+    return {"y": mesh.all_reduce(x_, op="max"), "x, which is left alone": x_}
+
+
+def conjugated(n):
+    mesh = mesh_of(tp=n)
+    x_ = held([torch.complex(random(3, 2, seed=rank), random(3, 2, seed=50 + rank)) for rank in mesh.ranks], mesh)
+    return {"y": mesh.all_reduce(x_.conj()), "z": mesh.all_gather(x_.conj(), dim=0)}
+
+
+def compared(n):
+    """The errors of a column split, each shard's own columns against theirs of the whole product."""
+    mesh, X, W = mesh_of(tp=n), random(3, 6), random(6, 7, seed=1)
+    rows = compare(mesh.replicate(X) @ mesh.shard(W, dim=1), X, W, dim=1).rows
+    assert all(row.passed for row in rows) and len(rows) == len(mesh.ranks)
+    return {"allowed": held([torch.tensor(row.rms_allowed, dtype=FLOAT) for row in rows], mesh)}
 
 
 # what the lessons do
@@ -204,6 +220,8 @@ def checks(n):
         "nonlinearity first": partial(row, reduce_first=False),
         "layers": layers,
         "vocabulary": vocabulary,
+        "conjugated": conjugated,
+        "compared": compared,
     }
     if n == 4:
         all_of |= {"data and tensor": data_and_tensor, "layers along tp": partial(layers, axis="tp")}

@@ -175,6 +175,25 @@ def test_whole_numbers_are_exact(case):
             assert torch.equal(y_.shards[rank], want.to(parts[0].dtype))
 
 
+@given(st.data())
+def test_a_sum_of_whole_numbers_is_exact_or_an_error(data):
+    """Also where partial sums would not fit and the whole sum does, and with int64, which nothing is wider than."""
+    dtype = data.draw(st.sampled_from([torch.int8, torch.uint8, torch.int32, torch.int64]))
+    least, most = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    some = st.one_of(st.integers(least, most), st.sampled_from([least, most, 0, 1]))
+    n, length = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))
+    rows = data.draw(st.lists(st.lists(some, min_size=length, max_size=length), min_size=n, max_size=n))
+    mesh = Mesh(n, devices=["cpu"])
+    x_ = Shards([torch.tensor(row, dtype=dtype) for row in rows], mesh)
+    sums = [sum(column) for column in zip(*rows, strict=True)]
+    if all(least <= number <= most for number in sums):
+        assert mesh.all_reduce(x_).shards[0].tolist() == sums
+    else:
+        with pytest.raises(OverflowError, match="the sum reaches"):
+            mesh.all_reduce(x_)
+    assert [shard.tolist() for shard in x_.shards] == rows
+
+
 @CASES
 @given(st.integers(1, 8), st.sampled_from([*FLOATS, *WHOLE, torch.bool]), st.integers(0, 4))
 def test_all_reduce_max(n, dtype, length):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import gelu
 
 from shardlab import Mesh
-from shardlab.compare import assert_close, compare, dense, errors, tolerance
+from shardlab.compare import assert_close, compare, dense, errors, through, tolerance
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 CPU = ["cpu"]
@@ -112,6 +112,39 @@ def test_the_tolerance_knows_its_formula():
     torch.testing.assert_close(tolerance(X, W), 40 * (2**-24 + 2**-53) * magnitude)
     whole, split = (tolerance(X.bfloat16(), W.bfloat16(), parts=n) for n in (1, 8))
     assert (split > whole).all()
+
+
+@pytest.mark.parametrize(("dtype", "u", "step"), [(torch.bfloat16, 2**-8, 2**-133), (torch.float16, 2**-11, 2**-24)])
+def test_the_formula_of_the_short_types_by_hand(dtype, u, step):
+    """Two products a sum, in two partial sums: P_0 = 2·3, P_1 = -1·4, and with b they make 6 - 4 + 5 = 7."""
+    X, W, b = torch.tensor([[2.0, -1.0]]), torch.tensor([[3.0], [4.0]]), torch.tensor([5.0])
+    rounded_in_float32 = 4 * 2**0.5 * (2**-24 + 2**-53) * (6 + 4 + 5)
+    sizes = (6 + 4) + (6 + 2) + 2 * 7  # both P, both running sums, and the result, which is rounded twice with b
+    value, allowed = dense(X.to(dtype), W.to(dtype), b.to(dtype), parts=2)
+    assert value.item() == 7
+    torch.testing.assert_close(allowed.item(), rounded_in_float32 + u * sizes + 5 * step, rtol=1e-12, atol=0)
+
+
+def test_an_empty_sum_and_numbers_below_the_smallest_step():
+    assert compare(torch.zeros(2, 3), torch.ones(2, 0), torch.ones(0, 3)).passed
+    assert not compare(torch.full((2, 3), 1e-30), torch.ones(2, 0), torch.ones(0, 3)).passed
+    tiny = torch.full((1, 1), 2.0**-24, dtype=torch.float16)
+    assert compare(torch.zeros(1, 1, dtype=torch.float16), tiny, torch.full_like(tiny, 0.5)).passed
+
+
+def test_figures_are_those_of_the_worst_element_against_its_own_tolerance():
+    want, allowed = torch.tensor([[100.0, 1.0]]).double(), torch.tensor([[1.0, 0.015625]]).double()
+    found = errors("a", torch.tensor([[100.5, 1.02]]), want, allowed)
+    assert found.at == (0, 1) and found.allowed == 0.015625 and not found.passed
+    assert found.largest == 0.5 and found.relative == 0.005
+
+
+def test_both_ends_of_the_tolerance_go_through_a_function():
+    value, allowed = torch.tensor([0.0, 1.0]).double(), torch.tensor([0.5, 0.5]).double()
+    _, wide = through(torch.relu, value, allowed)
+    assert wide.tolist() == [0.5, 0.5]
+    _, wide = through(lambda x: torch.relu(-x), value, allowed)
+    assert wide.tolist() == [0.5, 0.0]
 
 
 def test_the_default_tolerance_of_torch_rejects_correct_code():

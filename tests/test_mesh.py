@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardlab import Mesh, Shards
-from shardlab.devices import deal
+from shardlab.devices import deal, each_its_gpu
 
 NO_CUDA = torch.cuda.device_count() == 0
 
@@ -225,3 +225,9 @@ def test_a_mesh_holds_no_process_group():
         [sys.executable, "-c", HELD], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == ["3", "[]"], done.stdout + done.stderr
+
+
+def test_when_ranks_have_a_gpu_each():
+    one, two = torch.device("cuda", 0), torch.device("cuda", 1)
+    assert each_its_gpu([one, two]) and each_its_gpu([two])
+    assert not each_its_gpu([one, one]) and not each_its_gpu([one, torch.device("cpu")])

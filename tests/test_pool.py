@@ -417,6 +417,22 @@ def test_the_odd_one_is_named(pools, lesson, record_property):
     assert re.match(rf"rank {odd} waits in all_reduce sum at {lesson.__name__}, .* did not come", str(error)), error
 
 
+def test_a_mismatch_within_an_axis_names_its_ranks(pools, record_property):
+    def lesson(mesh):
+        mesh["tp"].all_reduce(Shards([torch.ones(2, 3 + (mesh.ranks == [3]))], mesh))
+
+    error = fault_of(pools["2×2"], lesson, record_property)
+    assert error.ranks == [2, 3] and "shard 2: [2, 3], shard 3: [2, 4]" in str(error)
+
+
+def test_rank_0_may_be_the_odd_one(pool, record_property):
+    def lesson(mesh):
+        mesh.all_to_all(Shards([torch.ones(4, 4)], mesh), 0, 1 - (mesh.ranks == [0]))
+
+    error = fault_of(pool, lesson, record_property)
+    assert error.ranks == [0] and "shard 0: 0, 0, shard 1: 0, 1" in str(error)
+
+
 class Mute(Exception):
     def __str__(self):
         raise RuntimeError("not a word")

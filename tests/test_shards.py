@@ -534,3 +534,52 @@ def test_a_shards_can_be_a_key():
 def test_functions_that_cannot_be_lifted_say_so():
     with pytest.raises(TypeError, match=r"x_\.shards"):
         Shards.__torch_function__(torch.sum, (Shards,), ({"x": values(mesh_of(2), 3)},))
+
+
+# writing where shards share memory, and backward to some leaves alone
+
+
+def shared(*shape):
+    mesh = Mesh(3, devices=["cpu"])
+    return mesh.broadcast(mesh.replicate(torch.zeros(*shape)))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x_: torch.max(x_, 1, out=(shared(2), shared(2).long())),
+        lambda x_: torch.nn.functional.batch_norm(x_, shared(3), shared(3) + 1, training=True),
+        lambda x_: torch.nn.functional.batch_norm(x_, running_mean=shared(3) + 1, running_var=shared(3), training=True),
+        lambda x_: torch._foreach_add_([shared(2)], 1.0),
+        lambda x_: x_.mesh.broadcast(x_).add_(1),
+    ],
+)
+def test_nothing_writes_into_memory_that_shards_share(write):
+    x_ = Mesh(3, devices=["cpu"]).replicate(torch.randn(2, 3))
+    with pytest.raises(RuntimeError, match="would write into memory that several shards share"):
+        write(x_)
+
+
+def test_empty_shards_share_nothing():
+    x_ = Mesh(3, devices=["cpu"]).shard(torch.ones(1), dim=0)
+    x_ += 1
+    assert [shard.tolist() for shard in x_.shards] == [[2.0], [], []]
+
+
+@pytest.mark.parametrize("how", ["method", "function"])
+def test_backward_to_some_leaves_alone(how):
+    mesh = Mesh(3, devices=["cpu"])
+    w_, z_ = (mesh.replicate(torch.full((2, 3), size, requires_grad=True)) for size in (2.0, 5.0))
+    loss_ = mesh.all_reduce((w_ * z_).sum())
+    if how == "method":
+        loss_.backward(inputs=[w_])
+    else:
+        torch.autograd.backward(loss_, inputs=[w_])
+    assert z_.grad is None and [shard.unique().tolist() for shard in w_.grad.shards] == [[5.0]] * 3
+
+
+def test_each_shard_starts_from_its_own_gradient():
+    mesh = Mesh(2, devices=["cpu"])
+    x_ = mesh.replicate(torch.ones(2, requires_grad=True))
+    torch.autograd.backward([x_ * 3], [mesh.replicate(torch.tensor([1.0, 2.0])) * (1 + mesh.rank)])
+    assert [shard.tolist() for shard in x_.grad.shards] == [[3.0, 6.0], [6.0, 12.0]]
