@@ -113,7 +113,6 @@ PARTS = {
 def machine():
     """Where and with what the numbers were taken."""
     return {
-        "date": date.today().isoformat(),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "torch threads": torch.get_num_threads(),
@@ -166,8 +165,10 @@ def table(results):
     lines += ["", peers.table(results["peers"]), "", "</details>"]
     at = results["machine"]
     by = f"{at['processor']}, {at['cores']} cores, Python {at['python']}, torch {at['torch']}"
+    days = results["taken"].values()
+    taken = " to ".join(sorted({min(days), max(days)}))
     return "\n".join(
-        [*lines, "", f"Medians, on {by}, {at['date']}. Every figure: [{RESULTS.name}](benchmarks/{RESULTS.name})."]
+        [*lines, "", f"Medians, on {by}, {taken}. Every figure: [{RESULTS.name}](benchmarks/{RESULTS.name})."]
     )
 
 
@@ -188,6 +189,7 @@ def main(names):
             print(name, flush=True)
             results[name] = PARTS[name]()
             results["machine"] = machine()
+            results.setdefault("taken", {})[name] = date.today().isoformat()
     RESULTS.write_text(json.dumps({"machine": results.pop("machine"), **results}, indent=1, ensure_ascii=False) + "\n")
     written = json.loads(RESULTS.read_text())
     if set(PARTS) <= set(written):

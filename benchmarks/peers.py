@@ -25,7 +25,7 @@ LAUNCHES = [  # (backend, ranks, sizes): `fake` moves nothing, and leaves the ov
 ]
 
 
-def peers(launches=LAUNCHES, rounds=15, seconds=0.05):
+def peers(launches=LAUNCHES, rounds=15, seconds=0.2):
     """Every launch's rows: the times of all contestants, in rounds where each takes its turn."""
     results = {"threads a rank": 1, "fairscale": fairscale_version(), "rows": []}
     for backend, ranks, sizes in launches:
@@ -87,7 +87,7 @@ def table(results):
         cells = [cell(row["times"][name]) if name in row["times"] else "" for name in names]
         lines.append(f"| {row['batch']}×{row['width']}, {where}, {row['what']} | " + " | ".join(cells) + " |")
     absent = [f"{name} did not take part: {why}." for name, why in results["left out"].items()]
-    return "\n".join([*lines, "", f"Medians of {results['rows'][0]['rounds']} rounds, taken in turn.", *absent])
+    return "\n".join([*lines, "", f"Medians of {results['rows'][0]['rounds']} rounds, taken in turn; their middle halves are in the file.", *absent])
 
 
 def cell(time):
