@@ -31,6 +31,8 @@ EQUIVALENT = [
     ),
     ("03_tolerance.ipynb", "W.bfloat16(), Mesh(64)", "65 roundings to 8 bits make as much noise as 64 do"),
     ("13_real_ranks.ipynb", "split_twice, limit=50)[0]", "every rank counts the same collectives"),
+    ("13_real_ranks.ipynb", "assert added[0]", "both ranks hold the same six numbers"),
+    ("02_before_the_reduction.ipynb", "3, 61)", "a grid one step finer has the same gaps, to two digits"),
     ("13_real_ranks.ipynb", "torch.ones(2))[0]", "every rank gets the same gradient"),
     ("13_real_ranks.ipynb", "*args, limit=5)", "a time limit"),
     ("03_tolerance.ipynb", "Mesh(8), X[", "nine partial sums round much as eight do"),
