@@ -87,7 +87,9 @@ def table(results):
         cells = [cell(row["times"][name]) if name in row["times"] else "" for name in names]
         lines.append(f"| {row['batch']}×{row['width']}, {where}, {row['what']} | " + " | ".join(cells) + " |")
     absent = [f"{name} did not take part: {why}." for name, why in results["left out"].items()]
-    return "\n".join([*lines, "", f"Medians of {results['rows'][0]['rounds']} rounds, taken in turn; their middle halves are in the file.", *absent])
+    rounds = results["rows"][0]["rounds"]
+    said = f"Medians of {rounds} rounds, taken in turn; their middle halves are in the file."
+    return "\n".join([*lines, "", said, *absent])
 
 
 def cell(time):
