@@ -108,6 +108,15 @@ def conjugated(n):
     return {"y": mesh.all_reduce(x_.conj()), "z": mesh.all_gather(x_.conj(), dim=0)}
 
 
+def donated(n):
+    """The same sum and gradient, in whosever memory the sum is; of a tensor that does not lie in order."""
+    mesh = mesh_of(tp=n)
+    x_ = held([random(3, 4, seed=rank).T for rank in mesh.ranks], mesh).requires_grad_()
+    y_ = mesh.all_reduce(x_ * 3, donate=True)
+    weighed(y_)
+    return {"y": y_, "x": x_.detach(), "x.grad": x_.grad}
+
+
 def compared(n):
     """The errors of a column split, each shard's own columns against theirs of the whole product."""
     mesh, X, W = mesh_of(tp=n), random(3, 6), random(6, 7, seed=1)
@@ -221,6 +230,7 @@ def checks(n):
         "layers": layers,
         "vocabulary": vocabulary,
         "conjugated": conjugated,
+        "donated": donated,
         "compared": compared,
     }
     if n == 4:

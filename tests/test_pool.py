@@ -145,6 +145,18 @@ def test_tensors_travel_as_they_are(pools):
             assert tensor.requires_grad == sent.requires_grad and torch.equal(tensor, sent)
 
 
+def test_a_donated_partial_sum_gives_its_memory(pools):
+    def lesson(mesh, donate):
+        p_ = mesh.replicate(torch.ones(3))
+        y_ = mesh.all_reduce(p_, donate=donate)
+        return y_, p_.shards[0].data_ptr() == y_.shards[0].data_ptr(), p_.shards[0].tolist()
+
+    for donate, left in [(False, [1.0] * 3), (True, [2.0] * 3)]:
+        y_, same, p = pools["2"].run(lesson, donate)
+        assert [shard.tolist() for shard in y_.shards] == [[2.0] * 3] * 2
+        assert same == [donate] * 2 and p == [left] * 2
+
+
 def test_other_results_come_back_by_rank(pools):
     two = pools["2"]
     assert two.run(lambda mesh: None) == [None, None]

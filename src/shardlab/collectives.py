@@ -61,6 +61,16 @@ def all_reduce(group, parts):
     )
 
 
+def all_reduce_donated(group, parts):
+    """The same of partial sums that nobody else needs: over ranks, the sum takes their memory."""
+    return pair(
+        group,
+        parts,
+        forward=lambda xs: summed(group, xs, donated=True),
+        backward=lambda grads: grads,
+    )
+
+
 def all_reduce_max(group, parts):
     """Forward: the elementwise maximum, on every shard. No gradient."""
     group.shapes("all_reduce max", parts)
@@ -144,9 +154,9 @@ def broadcast(group, parts, src):
     )
 
 
-def summed(group, parts):
+def summed(group, parts, donated=False):
     group.shapes("all_reduce sum", parts)
-    return group.all_reduce(countable(group, "all_reduce", parts))
+    return group.all_reduce(countable(group, "all_reduce", parts), donated=donated)
 
 
 def gathered(group, grads, dim, sizes):

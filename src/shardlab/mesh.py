@@ -114,11 +114,15 @@ class Mesh:
         """*f*. Forward: the replicated value as it is. Backward: all-reduce, so that X gets its whole gradient."""
         return self._collective("copy", collectives.copy, x_)
 
-    def all_reduce(self, x_, op="sum"):
-        """*g*. y = x_0 + x_1 + …, on every shard; backward: the identity. `op="max"` has no gradient."""
+    def all_reduce(self, x_, op="sum", donate=False):
+        """*g*. y = x_0 + x_1 + …, on every shard; backward: the identity. `op="max"` has no gradient.
+
+        `donate=True` says that nobody needs x_ any more: over ranks, y may take its memory (JAX donates buffers so).
+        """
         if op not in REDUCES:
             raise ValueError(f"all_reduce knows op='sum' and op='max', not {op!r}")
-        return self._collective("all_reduce", REDUCES[op], x_)
+        pair = collectives.all_reduce_donated if donate and op == "sum" else REDUCES[op]
+        return self._collective("all_reduce", pair, x_)
 
     def all_gather(self, x_, dim, grad="replicated"):
         """y = [x_0, x_1, …] along `dim`, on every shard.

@@ -79,7 +79,7 @@ class OneProcess(Group):
         fit(collective, shapes, free)
         return shapes
 
-    def all_reduce(self, parts, op="sum", own=False):
+    def all_reduce(self, parts, op="sum", own=False, donated=False):
         self.note("all_reduce", parts[0], parts[0])
         whole = self.sum(parts, self.devices[0]) if op == "sum" else self.maximum(parts)
         return self.each_its_own(whole) if own else self.everywhere(whole)
@@ -210,8 +210,9 @@ class OverRanks(Group):
         ends = [end.item() for end in parts[0].aminmax()]
         return [end for both in self.exchange(ends, parts[0].device, "the ends of its values") for end in both]
 
-    def total(self, parts):
-        total = self.send(parts[0]).clone()
+    def total(self, parts, donated=False):
+        total = self.send(parts[0])
+        total = total if donated else total.clone()
         dist.all_reduce(total, dist.ReduceOp.SUM, group=self.process_group)
         return total
 
@@ -232,9 +233,9 @@ class OverRanks(Group):
             raise alone from error
         return [numbers.tolist() for numbers in everyone]
 
-    def all_reduce(self, parts, op="sum", own=False):
+    def all_reduce(self, parts, op="sum", own=False, donated=False):
         self.note("all_reduce", parts[0], parts[0])
-        whole = self.total(parts) if op == "sum" else self.maximum(parts[0])
+        whole = self.total(parts, donated) if op == "sum" else self.maximum(parts[0])
         return [whole.to(parts[0].device)]
 
     def maximum(self, part):
