@@ -1,4 +1,12 @@
-"""What all tests share: measured times are shown at the end of a run, and never decide whether it is red."""
+"""What all tests share: measured times are shown at the end of a run, and never decide whether it is red; and what
+must not be left when it ends."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -6,3 +14,17 @@ def pytest_terminal_summary(terminalreporter):
         for what, value in report.user_properties:
             if report.when == "call":
                 terminalreporter.write_line(f"measured: {what}: {value}  ({report.nodeid})")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left(tmp_path_factory):
+    """The suite ends without a fork server, a rank, a listener of its own, or a folder of a pool."""
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("session"))
+    yield
+    if forks := sys.modules.get("shardlab.forks"):
+        forks.stop()
+    mine, left = psutil.Process(), Path(tempfile.tempdir)
+    tempfile.tempdir = before
+    assert not [child for child in mine.children(recursive=True) if "forks.serve" in " ".join(child.cmdline())]
+    assert not [one for one in mine.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    assert not list(left.glob("shardlab-*"))

@@ -115,28 +115,21 @@ def test_a_name_without_a_value_yet_is_no_riddle(pool):
     later = 1
 
 
-def test_a_module_of_the_users_own_goes_as_it_is_now(pool, tmp_path, monkeypatch):
+def test_a_lesson_from_a_file_of_the_users_own_goes_as_it_is_now(pool, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     name = f"own_{random.getrandbits(40)}"
     file = tmp_path / f"{name}.py"
     file.write_text("def helper(): return 'old'\ndef lesson(mesh): return helper()\n")
     own = importlib.import_module(name)
-    lessons = [own.lesson, lambda mesh: own.helper(), partial(own.lesson)]
-    lessons[1].__globals__["own_module"] = own  # as a notebook's import
-    asked = eval("lambda mesh: own_module.helper()", lessons[1].__globals__)
     try:
-        assert pool.run(asked) == ["old", "old"]
+        assert pool.run(own.lesson) == ["old", "old"]
         file.write_text("def helper(): return 'new and longer'\ndef lesson(mesh): return helper()\n")
         own = importlib.reload(own)
-        for lesson in (own.lesson, asked, partial(own.lesson)):
+        for lesson in (own.lesson, partial(own.lesson)):
             assert pool.run(lesson) == ["new and longer"] * 2
     finally:
-        del lessons[1].__globals__["own_module"], sys.modules[name]
-
-
-def test_modules_that_are_installed_are_not_sent():
-    assert not any(map(parcels.is_loose, [torch, random, threading, parcels, pytest]))
+        del sys.modules[name]
 
 
 def test_what_ranks_printed_is_shown_when_they_fail(pool, capsys):

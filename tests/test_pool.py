@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
+import ranks_program
 from shardlab import Mesh, Shards
 
 pytest.importorskip("cloudpickle")  # where torch is the system's
@@ -388,17 +389,23 @@ def test_ranks_that_all_do_nothing(pools, record_property):
     assert "ranks 0 and 1 came to no collective of its mesh and returned nothing for 1 s" in str(error)
 
 
-def test_unchecked_ranks_are_not_said_to_have_come_to_no_collective(record_property, monkeypatch):
-    def many(mesh, seconds):
-        while time.monotonic() < start + seconds:
-            mesh.all_reduce(mesh.rank * 1.0)
-
+def test_unchecked_ranks_are_not_said_to_have_come_to_no_collective(monkeypatch):
     monkeypatch.setenv("SHARDLAB_CHECK", "0")
     with ranks(2) as trusting:
-        start = time.monotonic()
-        trusting.run(lambda mesh: mesh.all_reduce(mesh.rank * 1.0))
+        trusting.run(healthy)
         with pytest.raises(RankError, match=r"did not return within 0.3 s \(with SHARDLAB_CHECK=0 nobody knows"):
             trusting.run(lambda mesh: time.sleep(1000), limit=0.3)
+
+
+def test_a_few_that_left_are_named_though_more_are_still_on_their_way(pool, record_property):
+    def lesson(mesh):
+        if mesh.ranks[0] >= 2:
+            return None
+        time.sleep(0.5 * mesh.ranks[0])
+        return mesh.all_reduce(mesh.rank)
+
+    error = fault_of(pool, lesson, record_property, limit=5)
+    assert error.ranks == [2, 3] and "ranks 2 and 3 returned without coming to all_reduce sum" in str(error)
 
 
 # one rank does something more, and those who rightly do not come are innocent
@@ -915,12 +922,7 @@ def test_a_notebook_is_interrupted_and_restarted():
 def test_the_threads_of_gloo_take_turns(pool):
     """They would else keep the cores busy that the ranks need: three times as long for an all-reduce on 4 ranks."""
 
-    def policies(mesh):
-        threads = Path("/proc/self/task").glob("*/comm")
-        own = [int(name.parent.name) for name in threads if name.read_text().startswith("gloo")]
-        return [os.sched_getscheduler(thread) for thread in own]
-
-    answers = pool.run(policies)
+    answers = pool.run(lambda mesh: ranks_program.gloo_policy())
     assert len(answers) == 4
     for found in answers:
         assert found and set(found) == {os.SCHED_BATCH}
@@ -974,6 +976,6 @@ def test_nothing_is_left(pool, pools, folder):
     assert len(server) == 1 and not psutil.Process(server[0]).children(recursive=True)
     forks.stop()
     gone(server)
-    assert not [c for c in psutil.Process().children() if "shardlab" in " ".join(c.cmdline())]
+    assert not [c for c in psutil.Process().children() if "from shardlab" in " ".join(c.cmdline())]
     assert not [c for c in psutil.Process().net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert not [left for left in folder.iterdir() if left.name.startswith("shardlab-")]

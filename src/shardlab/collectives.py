@@ -51,22 +51,13 @@ def copy(group, parts):
     )
 
 
-def all_reduce(group, parts):
-    """Forward: the sum, on every shard. Backward: each shard's gradient as it is. Megatron-LM's *g*."""
+def all_reduce(group, parts, donated=False):
+    """Forward: the sum, on every shard; over ranks in the memory of `parts`, if that is `donated`. Backward: each
+    shard's gradient as it is. Megatron-LM's *g*."""
     return pair(
         group,
         parts,
-        forward=lambda xs: summed(group, xs),
-        backward=lambda grads: grads,
-    )
-
-
-def all_reduce_donated(group, parts):
-    """The same of partial sums that nobody else needs: over ranks, the sum takes their memory."""
-    return pair(
-        group,
-        parts,
-        forward=lambda xs: summed(group, xs, donated=True),
+        forward=lambda xs: summed(group, xs, donated),
         backward=lambda grads: grads,
     )
 

@@ -16,6 +16,9 @@ import torch.distributed as dist
 
 from shardlab import agreement
 
+WHAT_NEXT = "All ranks were ended; the next run starts new ones."
+HOW_LONG = "(run(…, limit=…) sets how long)"
+
 
 class RankError(RuntimeError):
     """A lesson failed on real ranks: who is guilty (`ranks`), and why."""
@@ -39,7 +42,7 @@ def blame(faults):
     for text, (ranks, places) in said.items():
         lines.append(f"{call(sorted(set(ranks)))} {text}")
         lines += [f"    at {source(*place)}" for place in places]
-    lines.append("All ranks were ended; the next run starts new ones.")
+    lines.append(WHAT_NEXT)
     return RankError(sorted({rank for ranks, _ in said.values() for rank in ranks}), "\n".join(lines))
 
 
@@ -110,8 +113,8 @@ def late(notes, answered, lately, limit, checked, whereabouts):
                 waiting[rank] = absent
     for rank, absent in waiting.items():
         if gone := [other for other in absent if other in answered]:
-            here = len(notes[rank]["group"].split(",")) - len(absent)
-            if len(gone) > here or any(rank in others for others in waiting.values()):  # it is the odd one
+            most = 2 * len(gone) > len(notes[rank]["group"].split(","))
+            if most or any(rank in others for others in waiting.values()):  # it is the odd one
                 return {rank: ([rank], f"waits in {notes[rank]['came to']}, to which {call(gone)} did not come")}
             return {rank: (gone, f"returned without coming to {notes[rank]['came to']}, where rank {rank} waits")}
     if waiting and now - min(notes[rank]["at"] for rank in waiting) > limit:
@@ -126,6 +129,5 @@ def late(notes, answered, lately, limit, checked, whereabouts):
         idle = f"came to no collective of its mesh and returned nothing for {limit:g} s"
         if not checked:
             idle = f"did not return within {limit:g} s (with SHARDLAB_CHECK=0 nobody knows of its collectives)"
-        idle += " (run(…, limit=…) sets how long): "
-        return {rank: ([rank], idle + whereabouts(rank)) for rank in pending}
+        return {rank: ([rank], f"{idle} {HOW_LONG}: {whereabouts(rank)}") for rank in pending}
     return {}

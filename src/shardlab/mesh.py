@@ -121,7 +121,7 @@ class Mesh:
         """
         if op not in REDUCES:
             raise ValueError(f"all_reduce knows op='sum' and op='max', not {op!r}")
-        pair = collectives.all_reduce_donated if donate and op == "sum" else REDUCES[op]
+        pair = partial(collectives.all_reduce, donated=True) if donate and op == "sum" else REDUCES[op]
         return self._collective("all_reduce", pair, x_)
 
     def all_gather(self, x_, dim, grad="replicated"):

@@ -17,6 +17,7 @@ from torch.cuda import comm
 
 from shardlab import agreement
 from shardlab.agreement import agree, fit
+from shardlab.devices import each_its_gpu
 
 
 class Group:
@@ -66,7 +67,7 @@ class OneProcess(Group):
         self.size = len(members)
         self.indices = range(self.size)
         self.together = len(set(devices)) == 1
-        self.apart = len(set(devices)) == self.size > 1 and all(device.type == "cuda" for device in devices)
+        self.apart = self.size > 1 and each_its_gpu(devices)
 
     def shapes(self, collective, parts, *how, free=None):
         """The shape of every shard of the group, once it is clear that they go together: one dtype, and one shape but

@@ -10,7 +10,6 @@ import types
 import cloudpickle
 import torch
 
-from shardlab.agreement import is_plumbing
 from shardlab.mesh import Mesh
 from shardlab.shards import Shards
 
@@ -68,35 +67,25 @@ unpack = pickle.loads
 
 def pack_lesson(lesson, args):
     """A lesson with its arguments; what is defined in a notebook or a loose file goes by value."""
-    loose = loose_modules(lesson)
-    for module in loose:
-        cloudpickle.register_pickle_by_value(module)
+    if loose := loose_module(lesson):
+        cloudpickle.register_pickle_by_value(loose)
     try:
         return pack((lesson, args))
     except Exception as error:
         found = culprit("the lesson", lesson) or next(filter(None, map(culprit, numbered(args), args)), "the lesson")
         raise CannotShip(f"{found} cannot be sent to the ranks: {error}") from error
     finally:
-        for module in loose:
-            cloudpickle.unregister_pickle_by_value(module)
+        if loose:
+            cloudpickle.unregister_pickle_by_value(loose)
 
 
-def loose_modules(lesson):
-    """The files of the user's own that a lesson is from, or uses by name: the ranks might know an older text of them.
+def loose_module(lesson):
+    """The module of a lesson, where it is a file of the user's own, which the ranks might know in an older text.
     (`__main__`, and with it a notebook, cloudpickle sends by itself.)"""
     while isinstance(lesson, functools.partial):
         lesson = lesson.func
-    found = [sys.modules.get(getattr(lesson, "__module__", None))]
-    if isinstance(lesson, types.FunctionType):
-        found += [lesson.__globals__.get(name) for name in lesson.__code__.co_names]
-    return {module for module in found if isinstance(module, types.ModuleType) and is_loose(module)}
-
-
-def is_loose(module):
-    file = getattr(module, "__file__", None)
-    if not file or module.__package__ or module.__name__ == "__main__":
-        return False
-    return not is_plumbing(file) and "site-packages" not in file
+    module = sys.modules.get(lesson.__module__) if isinstance(lesson, types.FunctionType) else None
+    return module if module and not module.__package__ and module.__name__ != "__main__" else None
 
 
 def pack_result(result):

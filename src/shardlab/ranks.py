@@ -69,6 +69,8 @@ class Pool:
         Shards come back put together, as the Shards of real ranks; anything else as a list, by rank. A rank that
         keeps the others waiting for more than `limit` seconds is an error, as is every other fault of a rank: a
         RankError names the rank and the cause, all ranks are ended, and the next run starts new ones.
+        What the lesson's own file or notebook defines is sent with it, as it is now; a module that it imports, each
+        rank reads once.
         """
         with self.alone():
             task = parcels.pack_lesson(lesson, args)
@@ -190,7 +192,7 @@ class Pool:
                     break
         for rank in sorted(printed):
             for line in io.StringIO(printed[rank]):
-                print(f"rank {rank}: {line.removesuffix(chr(10))}")
+                print(f"rank {rank}:", line.rstrip("\n"))
         if faults:
             raise blame(faults)
         return [answers[rank] for rank in range(self.size)]

@@ -5,13 +5,13 @@ one shard to another in the collectives of `shardlab.Mesh`, and nowhere else.
 """
 
 import operator
-from functools import cache
 from itertools import repeat
 
 import torch
 
 from shardlab import draw
 from shardlab.backward import run_backward
+from shardlab.in_place import refuse_shared_memory, targets, writes
 
 
 class Shards:
@@ -102,10 +102,8 @@ def lift(function, args, kwargs):
     mesh = meet([*args, *kwargs.values()])
     if mesh is None:
         raise TypeError(f"{plain(function)} does not take a Shards where it was given one; x_.shards are its tensors")
-    if writes(function) or kwargs.get("inplace") or "out" in kwargs:
-        refuse_shared_memory(kwargs.get("out", args[0] if args else next(iter(kwargs.values()))), function)
-    if function in NORMS:  # they write into the running statistics
-        refuse_shared_memory([*args[1:3], *kwargs.values()], function)
+    if writes(function) or (kwargs and ("out" in kwargs or kwargs.get("inplace"))):
+        refuse_shared_memory(targets(function, args, kwargs), function)
     columns = [spread(arg, mesh) for arg in args]
     rows = zip(*columns, strict=True) if columns else repeat((), len(mesh.ranks))
     results = []
@@ -217,27 +215,6 @@ def meet(values):
     return None
 
 
-@cache
-def writes(function):
-    """Does this function write into its first argument? (add_, +=, x_[0] = …)"""
-    name = function.__name__
-    return function in IN_PLACE or (name.endswith("_") and not name.endswith("__") and name not in SAFE)
-
-
-def refuse_shared_memory(target, function):
-    """Equal shards on one device may share one buffer (see `moves`): in place, all of them would be written."""
-    if type(target) in (list, tuple):
-        for each in target:
-            refuse_shared_memory(each, function)
-    shards = target.shards if type(target) is Shards else []
-    places = [tensor.untyped_storage().data_ptr() for tensor in shards if tensor.numel()]
-    if len(set(places)) < len(places):
-        raise RuntimeError(
-            f"`{plain(function)}` would write into memory that several shards share: a collective left them equal, "
-            "and on one device they are one buffer. Make a new value (x_ = x_ + 1), or take x_.clone() first."
-        )
-
-
 def at_shard(error, function, rank, args, index):
     """The same error, with the shard and the shapes it saw."""
     shapes = ", ".join(
@@ -260,8 +237,6 @@ def brief(value):
     return text if len(text) < 60 else text[:57] + "..."
 
 
-NORMS = {torch.nn.functional.batch_norm, torch.nn.functional.instance_norm, torch.batch_norm, torch.instance_norm}
-SAFE = {"and_", "or_"}  # they end in an underscore and write nothing (requires_grad_ makes a leaf: to be written)
 JOINT = {
     torch.autograd.grad: joint_grad,
     torch.autograd.backward: joint_backward,
@@ -300,7 +275,6 @@ def reflected(function):
 BITS = ["and_", "or_", "xor", "lshift", "rshift"]
 BINARY = ["add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", *BITS]
 COMPARED = ["eq", "ne", "lt", "le", "gt", "ge"]
-IN_PLACE = {getattr(operator, "i" + name.strip("_")) for name in BINARY} | {operator.setitem}
 for function in (len, float, int):
     setattr(Shards, f"__{function.__name__}__", lifted(function))
 for name in ["getitem", "setitem", "neg", "pos", "abs", "invert", "index"]:

@@ -17,6 +17,7 @@ from shardlab.agreement import is_plumbing
 from shardlab.exercises.exercise import Exercise, Wrong, brief_error, guarded, seeded
 from shardlab.exercises.verdict import UNSOLVED
 from shardlab.exercises.watch import everyone, world
+from shardlab.faults import HOW_LONG, WHAT_NEXT
 from shardlab.kept import Kept
 from shardlab.mesh import Mesh
 from shardlab.parcels import CannotShip
@@ -44,9 +45,7 @@ class OnRanks(Exercise):
                 why = "It is to run in processes of its own, and not all of it can go there"
                 raise Wrong("stays here", f"{why}: {error}") from error
             except RankError as error:
-                text = str(error)
-                for hint in ("All ranks were ended; the next run starts new ones.", " (run(…, limit=…) sets how long)"):
-                    text = text.replace(hint, "")
+                text = str(error).replace(WHAT_NEXT, "").replace(f" {HOW_LONG}", "")
                 text = " ".join(text.split())
                 name = "waits for ever" if "returned nothing for" in text or "waits in" in text else "an error"
                 raise Wrong(
