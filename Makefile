@@ -27,7 +27,7 @@ test: .venv/.test ## check everything, as CI does
 	$(BIN)/python -m ruff check . || red=1; \
 	$(BIN)/python -m ruff format --check . || red=1; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(NBVAL) \
-	    tests/test_mutations.py tests notebooks src $(ARGS) || red=1; \
+	    tests/notebooks/test_mutations.py tests notebooks src $(ARGS) || red=1; \
 	exit $$red
 
 # With the system's torch where there is one: a machine with a GPU has it, and perhaps no way to a registry.

@@ -17,8 +17,8 @@ from contestants import MLP, check, enter
 from rounds import rounds, summary
 from timing import sample
 
-from shardlab import agreement, board
-from shardlab.world import take_turns
+from shardlab.plumbing import agreement, board
+from shardlab.plumbing.world import take_turns
 
 LIMIT = timedelta(seconds=60)
 

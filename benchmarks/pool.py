@@ -8,8 +8,8 @@ import psutil
 import torch
 from rounds import rounds, spread
 
-from shardlab import forks
-from shardlab.ranks import RankError, ranks
+from shardlab.ranks import RankError, forks, ranks
+from shardlab.ranks.pool import work
 
 SIZES = [2, 4]
 CALLS = 100  # of each lesson, after as many that are not counted
@@ -21,7 +21,7 @@ def pool():
     try:
         forks.stop()  # a fresh one, to be timed
         start = perf_counter()
-        forks.server()
+        forks.server(work)
         return {"fork server_s": round(perf_counter() - start, 2), "sizes": {str(n): of_size(n) for n in SIZES}}
     finally:
         os.environ.pop("SHARDLAB_DEVICES") if before is None else os.environ.update(SHARDLAB_DEVICES=before)

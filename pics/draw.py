@@ -12,8 +12,8 @@ import torch
 from torch.nn.functional import gelu
 
 from shardlab import plots
-from shardlab.cuts import products
 from shardlab.labs import before_reduction_result
+from shardlab.pictures.cuts import products
 
 
 def figures():

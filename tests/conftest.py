@@ -21,7 +21,7 @@ def nothing_is_left(tmp_path_factory):
     """The suite ends without a fork server, a rank, a listener of its own, or a folder of a pool."""
     before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("session"))
     yield
-    if forks := sys.modules.get("shardlab.forks"):
+    if forks := sys.modules.get("shardlab.ranks.forks"):
         forks.stop()
     mine, left = psutil.Process(), Path(tempfile.tempdir)
     tempfile.tempdir = before

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from ranks_program import ANSWERS, COLLECTIVES, WRONG, checks, observe, parts
+from test_ranks import LIMIT, TOLD, Launch, compare
 from torch.cuda import comm
 
-from ranks_program import ANSWERS, COLLECTIVES, WRONG, checks, observe, parts
 from shardlab import Mesh, Shards, exercises
-from test_ranks import LIMIT, TOLD, Launch, compare
 
 CARDS = torch.cuda.device_count()
 pytestmark = [

@@ -6,10 +6,10 @@ import time
 
 import nbformat
 import pytest
+from test_ranks import torchrun
 
 from notebook_tools import LESSONS, NOTEBOOKS, ROOT, code_cells, read
-from shardlab.verdict import verdict, whereabouts
-from test_ranks import torchrun
+from shardlab.ranks.fates import verdict, whereabouts
 
 main = runpy.run_module("shardlab.__main__")["main"]
 

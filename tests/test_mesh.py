@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardlab import Mesh, Shards
-from shardlab.devices import deal, each_its_gpu
+from shardlab.plumbing.devices import deal, each_its_gpu
 
 NO_CUDA = torch.cuda.device_count() == 0
 

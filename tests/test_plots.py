@@ -18,7 +18,7 @@ from PIL import Image
 from torch.nn.functional import gelu
 
 from shardlab import plots
-from shardlab.svg import COLOURS
+from shardlab.pictures.svg import COLOURS
 
 ROOT = Path(__file__).resolve().parent.parent
 PICS = ("matmul", "column_wise_parallel", "row_wise_parallel", "mismatch_by_shards")

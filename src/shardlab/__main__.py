@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from shardlab import Mesh
-from shardlab.verdict import Fates
+from shardlab.ranks.fates import Fates
 
 
 def main(arguments):

@@ -6,8 +6,8 @@ below returns its outputs for one group of shards, and reads as a pair: what goe
 
 import torch
 
-from shardlab.agreement import agree
-from shardlab.backward import apart
+from shardlab.plumbing.agreement import agree
+from shardlab.plumbing.backward import apart
 
 
 class Pair(torch.autograd.Function):

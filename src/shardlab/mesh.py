@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 
 from shardlab import collectives
-from shardlab.devices import deal
 from shardlab.moves import OneProcess, OverRanks
+from shardlab.plumbing.devices import deal
+from shardlab.plumbing.world import axis_groups, joined_world
 from shardlab.record import Recorder
 from shardlab.shards import Shards
-from shardlab.world import axis_groups, joined_world
 
 REDUCES = {"sum": collectives.all_reduce, "max": collectives.all_reduce_max}
 GATHERS = {"replicated": collectives.all_gather, "partial": collectives.all_gather_partial}

@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from torch.cuda import comm
 
-from shardlab import agreement
-from shardlab.agreement import agree, fit
-from shardlab.devices import each_its_gpu
+from shardlab.plumbing import agreement
+from shardlab.plumbing.agreement import agree, fit
+from shardlab.plumbing.devices import each_its_gpu
 
 
 class Group:

@@ -4,9 +4,9 @@ import torch
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from shardlab.diagrams import product, split
-from shardlab.figure import Figure, heat, styled
-from shardlab.svg import COLOURS, about, largest, plain, shrink
+from shardlab.pictures.diagrams import product, split
+from shardlab.pictures.figure import Figure, heat, styled
+from shardlab.pictures.svg import COLOURS, about, largest, plain, shrink
 
 __all__ = ["additivity", "error_by_k", "mismatch", "mismatch_by_shards", "product", "split"]
 

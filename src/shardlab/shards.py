@@ -9,9 +9,9 @@ from itertools import repeat
 
 import torch
 
-from shardlab import draw
-from shardlab.backward import run_backward
-from shardlab.in_place import refuse_shared_memory, targets, writes
+from shardlab.pictures import draw
+from shardlab.plumbing.backward import run_backward
+from shardlab.plumbing.in_place import refuse_shared_memory, targets, writes
 
 
 class Shards:

@@ -13,15 +13,15 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shardlab.agreement import is_plumbing
 from shardlab.exercises.exercise import Exercise, Wrong, brief_error, guarded, seeded
 from shardlab.exercises.verdict import UNSOLVED
 from shardlab.exercises.watch import everyone, world
-from shardlab.faults import HOW_LONG, WHAT_NEXT
-from shardlab.kept import Kept
 from shardlab.mesh import Mesh
-from shardlab.parcels import CannotShip
+from shardlab.plumbing.agreement import is_plumbing
 from shardlab.ranks import RankError
+from shardlab.ranks.faults import HOW_LONG, WHAT_NEXT
+from shardlab.ranks.kept import Kept
+from shardlab.ranks.parcels import CannotShip
 
 SIZE = 2
 LIMIT = 5.0  # seconds that an answer may keep its ranks waiting

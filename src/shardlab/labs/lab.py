@@ -6,7 +6,7 @@ from html import escape
 import ipywidgets as widgets
 from IPython.display import HTML
 
-from shardlab.svg import one_thread
+from shardlab.pictures.svg import one_thread
 
 __all__ = ["HTML", "Lab", "below", "menu", "one_thread", "said", "slider", "steps", "switch", "trouble"]
 

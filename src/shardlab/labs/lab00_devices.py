@@ -2,8 +2,9 @@
 
 import torch
 
-from shardlab import Mesh, draw
+from shardlab import Mesh
 from shardlab.labs.lab import HTML, Lab, menu, said, slider
+from shardlab.pictures import draw
 
 GPUS = [1, 2, 4, 8]
 CHOICES = [("this machine", 0), *((f"{gpus} GPU{'s' * (gpus > 1)}", gpus) for gpus in GPUS)]

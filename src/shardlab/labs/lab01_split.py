@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from shardlab import Mesh, draw
+from shardlab import Mesh
 from shardlab.compare import Comparison, compare
 from shardlab.labs.activations import ACTIVATIONS
 from shardlab.labs.lab import HTML, Lab, below, menu, said, slider, switch
+from shardlab.pictures import draw
 from shardlab.record import Traffic
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}

@@ -3,10 +3,10 @@
 from functools import cache
 
 from shardlab import Mesh
-from shardlab.chart import curves
 from shardlab.labs.activations import ACTIVATIONS
 from shardlab.labs.lab import HTML, Lab, below, menu, said, steps
 from shardlab.labs.lab01_split import seed_data
+from shardlab.pictures.chart import curves
 
 ROWS, K, COLUMNS = 16, 1024, 1024
 SHARDS = [1, 2, 4, 8, 16]

@@ -7,9 +7,9 @@ import torch
 
 from shardlab import Mesh
 from shardlab.compare import dense, errors
-from shardlab.labs.dots import dots
 from shardlab.labs.lab import HTML, Lab, menu, said, steps
 from shardlab.labs.lab01_split import seed_data
+from shardlab.pictures.dots import dots
 
 ROWS, COLUMNS = 16, 32
 DEFAULTS = {  # rtol and atol of torch.testing.assert_close, which looks them up by dtype

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from shardlab import Mesh, Shards, draw
+from shardlab import Mesh, Shards
 from shardlab.compare import Comparison, compare
 from shardlab.labs.lab import HTML, Lab, menu, said, slider
 from shardlab.labs.lab01_split import seed_data
+from shardlab.pictures import draw
 
 ROWS, K = 2, 8
 WAYS = [("uneven pieces", "tensor_split"), ("zeros as padding", "pad"), ("torch.chunk", "chunk")]

@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass
 
+import cloudpickle
 from torch.nn.functional import gelu
 
-from shardlab import Mesh, Shards, draw
+from shardlab import Mesh, Shards
 from shardlab.compare import Comparison, compare
-from shardlab.kept import Kept
+from shardlab.labs import linear
 from shardlab.labs.lab import HTML, Lab, below, said, slider, switch
 from shardlab.labs.lab01_split import moved, seed_data
-from shardlab.linear import LESSONS
+from shardlab.pictures import draw
+from shardlab.ranks.kept import Kept
 from shardlab.record import Traffic
 
 COLLECTIVES = {"column": "all_gather", "row": "all_reduce"}
 pools = Kept()
+cloudpickle.register_pickle_by_value(linear)  # the ranks have no use for the widgets beside it
 
 
 @dataclass
@@ -58,7 +61,7 @@ def ranks_result(ranks=2, how="column", when="after"):
 
     gelu comes "before" or "after" the collective. X is [2, 4] and W [4, 4], the seed's numbers.
     """
-    lesson, (X, W) = LESSONS[how, when], seed_data()
+    lesson, (X, W) = linear.LESSONS[how, when], seed_data()
     with pools.of(ranks) as pool:
         pids, parts_, y_ = pool.run(lesson, X, W)
         real = Run(parts_, y_, pool.traffic, pids)

@@ -4,9 +4,9 @@ import math
 
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from shardlab.cuts import LEGIBLE, products
-from shardlab.figure import Figure, heat, styled
-from shardlab.svg import COLOURS, ON_COLOUR, largest, plain, shrink
+from shardlab.pictures.cuts import LEGIBLE, products
+from shardlab.pictures.figure import Figure, heat, styled
+from shardlab.pictures.svg import COLOURS, ON_COLOUR, largest, plain, shrink
 
 UNIT = 0.48  # inches to the width of a value; every length below is in this unit
 ROW, BADGE, GAP = 0.66, 0.56, 0.5  # the heights of a row of values and of a label, and the room between lines

@@ -18,7 +18,8 @@ DTYPES = [*FLOATS, "int64", "int32", "int8", "uint8", "bool"]  # what gloo and n
 DIMS = 8
 ROOTS = {"broadcast": "src", "all_to_all": "split_dim and concat_dim"}  # the others have a dim
 swap = None  # on ranks of one host: how they swap numbers, over memory that they share (see `board`)
-PLUMBING = tuple(str(Path(file).parent) + os.sep for file in (os.__file__, torch.__file__, __file__))
+HOUSE = Path(__file__).parent.parent
+PLUMBING = tuple(f"{place}{os.sep}" for place in (Path(os.__file__).parent, Path(torch.__file__).parent, HOUSE))
 
 
 def describe(collective, part, how, site):

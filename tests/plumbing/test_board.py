@@ -9,10 +9,10 @@ import time
 from datetime import timedelta
 
 import pytest
-
-from shardlab import board
-from shardlab.board import SLOT, Board
 from test_ranks import torchrun
+
+from shardlab.plumbing import board
+from shardlab.plumbing.board import SLOT, Board
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="files in memory are Linux's")
 
@@ -83,7 +83,7 @@ def test_what_is_being_written_is_not_read(page):
 
 HELD = """
 import sys
-from shardlab.board import OwnBoard
+from shardlab.plumbing.board import OwnBoard
 own = OwnBoard(int(sys.argv[1]), 4, 1)
 print("here", flush=True)
 sys.stdin.read()
@@ -121,7 +121,8 @@ def forbidden(path, *args, **options):
     return real(path, *args, **options)
 os.open = forbidden
 import torch
-from shardlab import Mesh, agreement
+from shardlab import Mesh
+from shardlab.plumbing import agreement
 mesh = Mesh()
 sum_ = mesh.all_reduce(mesh.replicate(torch.ones(2)))
 print(agreement.swap, sum_.shards[0].tolist())

@@ -28,13 +28,13 @@ STUCK = struct.pack("@ll", 5, 0)  # seconds after which a pipe that takes no byt
 class Process:
     """One rank, as the kernel sees it: `send` a lesson, wait for its `answer`."""
 
-    def __init__(self, folder, *shared):
-        """Fork a rank, which also gets the files `shared`; `folder` is removed with it."""
+    def __init__(self, work, folder, *shared):
+        """Fork a rank, which does `work` with the files `shared`; `folder` is removed with it."""
         work, its_work = socket.socketpair()
         self.life, its_life = socket.socketpair()
         with its_work, its_life:
             passed = [its_life.fileno(), its_work.fileno(), *shared]
-            socket.send_fds(server(), [folder.encode()], passed)
+            socket.send_fds(server(work), [folder.encode()], passed)
         for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
             work.setsockopt(socket.SOL_SOCKET, option, STUCK)
         self.work = Connection(work.detach())
@@ -70,13 +70,14 @@ class Process:
 started, alive, lock = {}, weakref.WeakSet(), threading.Lock()
 
 
-def server():
-    """The socket of this kernel's fork server, started at the first call."""
+def server(work):
+    """The socket of this kernel's fork server, started at the first call: whatever it forks does `work(*files)`."""
     with lock:
         if os.getpid() not in started or started[os.getpid()][1].poll() is not None:
             ours, its = socket.socketpair()
             path = [str(entry) for entry in sys.path]
-            program = f"import sys; sys.path[:] = {path}; from shardlab import forks; forks.serve({its.fileno()})"
+            program = f"import sys; sys.path[:] = {path}; from {work.__module__} import {work.__name__} as work; "
+            program += f"from shardlab.ranks import forks; forks.serve({its.fileno()}, work)"
             command = [sys.executable, "-c", program]
             options = {"pass_fds": [its.fileno()], "stdin": subprocess.DEVNULL}
             # In a session of its own: Jupyter interrupts and kills a kernel's whole process group.
@@ -116,10 +117,11 @@ if hasattr(os, "register_at_fork"):
 # what runs in the fork server
 
 
-def serve(fd):
-    """Fork a rank whenever the kernel asks for one; end with the kernel, and all the ranks with it."""
-    from shardlab import ranks  # it imports torch, and all that a rank needs
+def serve(fd, work):
+    """Fork a rank whenever the kernel asks for one; end with the kernel, and all the ranks with it.
 
+    (The room of `work` has imported torch, and all that a rank needs.)
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kernel, (woken, wake) = socket.socket(fileno=fd), socket.socketpair()
     wake.setblocking(False)
@@ -146,7 +148,7 @@ def serve(fd):
             if pid == 0:
                 for other in (kernel, woken, wake, *(life for life, _ in family.values())):
                     other.close()
-                become_rank(ranks.work, *fds)
+                become_rank(work, *fds)
             for other in fds[1:]:
                 os.close(other)
             life = socket.socket(fileno=fds[0])

@@ -26,8 +26,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from shardlab import board
-from shardlab.faults import blamed
+from shardlab.plumbing import board
+from shardlab.ranks.faults import blamed
 
 LOOK = 0.1  # seconds between two looks at the store
 SETTLE = 0.5  # seconds until every rank that can note something has done so

@@ -1,6 +1,6 @@
-"""What every rank of tests/test_ranks.py runs, and one process beside it: the same functions, the same mesh's code.
+"""What every rank of tests/ranks/test_ranks.py runs, and one process beside it: the same functions, the same code.
 
-    torchrun --nproc-per-node 4 tests/ranks_program.py FOLDER page      each rank leaves FOLDER/rank<r>.pt
+    torchrun --nproc-per-node 4 tests/ranks/ranks_program.py FOLDER page      each rank leaves FOLDER/rank<r>.pt
 
 With `wire` for `page` the ranks share no memory to compare what they do, as on several hosts.
 
@@ -17,9 +17,10 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy, gelu
 
-from shardlab import Mesh, Shards, agreement, board, exercises
+from shardlab import Mesh, Shards, exercises
 from shardlab.compare import compare
 from shardlab.layers import ColumnParallelLinear, RowParallelLinear
+from shardlab.plumbing import agreement, board
 
 FLOAT, WHOLE = torch.float64, torch.int64
 

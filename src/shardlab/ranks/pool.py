@@ -23,16 +23,16 @@ from multiprocessing.connection import Connection, wait
 import torch
 import torch.distributed as dist
 
-from shardlab import agreement, parcels
-from shardlab.board import SLOT, Board
-from shardlab.devices import deal, each_its_gpu
-from shardlab.faults import RankError, blame, ended, late, raised, source
-from shardlab.forks import Process, server
 from shardlab.mesh import Mesh
+from shardlab.plumbing import agreement
+from shardlab.plumbing.board import SLOT, Board
+from shardlab.plumbing.devices import deal, each_its_gpu
+from shardlab.plumbing.world import stay_on_loopback, take_turns
+from shardlab.ranks import parcels
+from shardlab.ranks.faults import blame, ended, late, raised, source
+from shardlab.ranks.forks import Process, server
 from shardlab.record import Traffic
-from shardlab.world import stay_on_loopback, take_turns
 
-__all__ = ["Pool", "RankError", "ranks"]
 LIMIT = 5.0  # seconds that a rank may keep the others waiting
 
 
@@ -138,13 +138,13 @@ class Pool:
     def start(self):
         """Fork the ranks, and wait until they have met (over a file in a private folder)."""
         self.checked = os.environ.get("SHARDLAB_CHECK") != "0"
-        server()  # before there is a folder, which ends with its ranks
+        server(work)  # before there is a folder, which ends with its ranks
         self.folder, self.stacks = tempfile.mkdtemp(prefix="shardlab-"), tempfile.TemporaryFile()  # noqa: SIM115
         with tempfile.TemporaryFile() as board:
             board.truncate(self.size * SLOT)
             self.board = Board(board.fileno(), self.size)
             for _ in range(self.size):
-                self.processes.append(Process(self.folder, board.fileno(), self.stacks.fileno()))
+                self.processes.append(Process(work, self.folder, board.fileno(), self.stacks.fileno()))
         for rank, process in enumerate(self.processes):
             setup = {"rank": rank, "axes": self.mesh.axes, "backend": self.backend, "device": self.devices[rank]}
             setup |= {"size": self.size, "folder": self.folder, "threads": max(1, count_cores() // self.size)}

@@ -2,8 +2,8 @@
 
 import math
 
-from shardlab import svg
-from shardlab.svg import CHAR, line, rect, text
+from shardlab.pictures import svg
+from shardlab.pictures.svg import CHAR, line, rect, text
 
 LEFT, TOP, WIDE, TALL = 76, 26, 420, 230  # the plotting area
 

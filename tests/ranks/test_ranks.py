@@ -10,9 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
-
 import ranks_program
+import torch
 
 LIMIT = 90  # seconds for one launch, then everything it started is ended
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(2 * LIMIT)]

@@ -14,15 +14,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ranks_program
 import torch
 from torch.nn.functional import gelu
 
-import ranks_program
 from shardlab import Mesh, Shards
 
 pytest.importorskip("cloudpickle")  # where torch is the system's
-from shardlab import forks
-from shardlab.ranks import RankError, ranks
+from shardlab.ranks import RankError, forks, ranks
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120)]
 SOON = 10  # seconds in which any fault is told, however busy the machine; the measured time is shown
@@ -187,12 +186,12 @@ def test_the_ranks_draw_numbers_of_their_own(pool):
 
 
 def test_a_pool_says_what_it_is(pool, monkeypatch):
-    monkeypatch.setattr("shardlab.ranks.count_cores", lambda: 2)
+    monkeypatch.setattr("shardlab.ranks.pool.count_cores", lambda: 2)
     assert repr(pool) == (
         "ranks(4): 4 processes, one shard each, which talk over gloo; they take turns on 2 cores: right results, "
         "but no measure of 4 machines"
     )
-    monkeypatch.setattr("shardlab.ranks.count_cores", lambda: 4)
+    monkeypatch.setattr("shardlab.ranks.pool.count_cores", lambda: 4)
     assert repr(pool) == "ranks(4): 4 processes, one shard each, which talk over gloo"
     monkeypatch.setattr(pool, "devices", [torch.device("cuda", 0)] * 4)
     assert "share 1 GPU, and nccl wants one for each rank: their values pass through host memory" in repr(pool)

@@ -10,8 +10,8 @@ import psutil
 import pytest
 import torch
 
-from shardlab.kept import Kept
 from shardlab.ranks import RankError
+from shardlab.ranks.kept import Kept
 
 pytestmark = pytest.mark.ranks
 
@@ -100,7 +100,7 @@ def test_after_a_fault_there_are_other_ranks(pools):
 
 @pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
 def test_no_rank_outlives_the_program(end):
-    program = "import os; from shardlab.kept import Kept; pools = Kept()\n"
+    program = "import os; from shardlab.ranks.kept import Kept; pools = Kept()\n"
     program += f"with pools.of(2) as pool: print(*pool.pids, flush=True)\n{end}"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert not ran.stderr and len(ran.stdout.split()) == 2

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch.nn.functional import gelu
 
-from shardlab import draw, svg
-from shardlab.chart import curves
-from shardlab.cuts import products
+from shardlab.pictures import draw, svg
+from shardlab.pictures.chart import curves
+from shardlab.pictures.cuts import products
 
 NAN, INF = float("nan"), float("inf")
 TENSORS = {

@@ -2,8 +2,8 @@
 
 import math
 
-from shardlab import svg
-from shardlab.svg import line, path, rect, text
+from shardlab.pictures import svg
+from shardlab.pictures.svg import line, path, rect, text
 
 LEFT, TOP, WIDE, TALL = 76, 26, 520, 300  # the plotting area
 OURS, THEIRS, RIGHT = svg.COLOURS[2], svg.COLOURS[1], svg.COLOURS[0]

@@ -1,5 +1,5 @@
 """The linear layer of lesson 01, y = gelu(X @ W), split in two ways, with the gelu in two places: what lab 13 sends to
-real ranks. (In a room of its own, since the ranks import what they are sent, and have no use for widgets.)
+real ranks.
 
 Each returns its process, its part before the collective, and y.
 """

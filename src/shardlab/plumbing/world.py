@@ -9,8 +9,8 @@ from contextlib import suppress
 import torch
 import torch.distributed as dist
 
-from shardlab import agreement, board
-from shardlab.devices import deal, each_its_gpu
+from shardlab.plumbing import agreement, board
+from shardlab.plumbing.devices import deal, each_its_gpu
 
 groups = weakref.WeakKeyDictionary()  # of each world: the names of its process groups, by the axes of a mesh
 

@@ -2,8 +2,8 @@
 
 import math
 
-from shardlab import svg
-from shardlab.svg import CHAR, flow, number, plain, stack, text, words
+from shardlab.pictures import svg
+from shardlab.pictures.svg import CHAR, flow, number, plain, stack, text, words
 
 LEGIBLE = 8  # up to this many rows and columns the values themselves are shown
 PAGE = 1100  # the width at which a line of drawings wraps

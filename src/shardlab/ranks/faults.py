@@ -14,7 +14,7 @@ import traceback
 import torch
 import torch.distributed as dist
 
-from shardlab import agreement
+from shardlab.plumbing import agreement
 
 WHAT_NEXT = "All ranks were ended; the next run starts new ones."
 HOW_LONG = "(run(…, limit=…) sets how long)"

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as _Figure
 
-from shardlab.svg import ABOVE, BELOW
+from shardlab.pictures.svg import ABOVE, BELOW
 
 HEAT = LinearSegmentedColormap.from_list(
     "purple-amber", [[c / 255 for c in BELOW], (1, 1, 1), [c / 255 for c in ABOVE]]

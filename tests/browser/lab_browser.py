@@ -1,6 +1,6 @@
 """JupyterLab in headless Chromium, for the tests and for screenshots.
 
-    python tests/lab_browser.py notebooks/01_linear_layer.ipynb --out shots --dark
+    python tests/browser/lab_browser.py notebooks/01_linear_layer.ipynb --out shots --dark
 
 opens a copy of the notebook, runs all its cells and saves screenshots from top to bottom. Everything listens on
 127.0.0.1, works on a copy of the repository's notebooks and pictures, and is gone when the `with` block ends:
@@ -30,7 +30,7 @@ import psutil
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

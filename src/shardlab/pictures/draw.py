@@ -2,9 +2,9 @@
 
 import torch
 
-from shardlab import svg
-from shardlab.cuts import LEGIBLE, split
-from shardlab.svg import CHAR, flow, number, plain, stack, words
+from shardlab.pictures import svg
+from shardlab.pictures.cuts import LEGIBLE, split
+from shardlab.pictures.svg import CHAR, flow, number, plain, stack, words
 
 __all__ = ["deal", "error_map", "padding", "split", "text", "tiles"]
 

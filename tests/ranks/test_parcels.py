@@ -13,8 +13,7 @@ import torch
 from shardlab import Mesh, Shards
 
 pytest.importorskip("cloudpickle")  # where torch is the system's
-from shardlab import parcels
-from shardlab.ranks import RankError, ranks
+from shardlab.ranks import RankError, parcels, ranks
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120)]
 

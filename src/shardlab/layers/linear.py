@@ -1,4 +1,4 @@
-"""Tensor-parallel layers, each an `nn.Module` built from its dense twin.
+"""The linear layer, split by columns or by rows.
 
 torch.nn.Linear computes y = x Wᵀ + b and stores W as [out, in]: the split of the *columns* of x W (output features)
 cuts dim 0 of the stored weight, the split of its *rows* (input features) cuts dim 1.
