@@ -124,3 +124,10 @@ def test_a_table_for_the_eye():
     assert third.split() == ["backward", "all_reduce", "tp", "[2,", "3]", "float32", "24", "24"]
     html = traffic._repr_html_()
     assert html.count("<tr>") == 3 and html.count('scope="col"') == 6 and "<caption>" in html
+
+
+def test_the_name_of_an_axis_is_words_not_html():
+    mesh = Mesh(**{"<img src=x onerror=alert(1)>": 2}, devices=["cpu"])
+    with mesh.record() as traffic:
+        mesh.all_reduce(mesh.replicate(torch.ones(1)))
+    assert "<td>&lt;img src=x onerror=alert(1)&gt;</td>" in traffic._repr_html_()

@@ -3,6 +3,7 @@
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 
 import torch
 
@@ -52,7 +53,7 @@ class Traffic(list):
         if not self:
             return "<p>no communication</p>"
         head = "".join(f'<th scope="col">{name}</th>' for name in HEAD)
-        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in self.rows())
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows())
         return f"<table><caption>Traffic</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

@@ -35,7 +35,6 @@ EQUIVALENT = [
     ("02_before_the_reduction.ipynb", "3, 61)", "a grid one step finer has the same gaps, to two digits"),
     ("13_real_ranks.ipynb", "torch.ones(2))[0]", "every rank gets the same gradient"),
     ("13_real_ranks.ipynb", "*args, limit=5)", "a time limit"),
-    ("03_tolerance.ipynb", "Mesh(8), X[", "nine partial sums round much as eight do"),
     (
         "04_uneven.ipynb",
         "W.chunk(4, dim=1)",
