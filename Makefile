@@ -7,7 +7,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-BOOKS = $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
 NBVAL = --nbval --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with=tests/nbval-sanitize.cfg
 
 .DEFAULT_GOAL := help
@@ -16,9 +15,9 @@ NBVAL = --nbval --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-wit
 help: ## list these
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The stored drawings of a notebook show only if it is trusted, and these are ours.
+# The stored drawings of a notebook show only if it is trusted: ours are, and no other that lies there.
 lab: .venv/.lab ## open the course in JupyterLab
-	@$(if $(BOOKS),$(BIN)/python -m nbformat.sign $(BOOKS) >/dev/null)
+	@$(BIN)/python -I notebooks/trust.py
 	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. \
 	    --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
@@ -34,7 +33,7 @@ test: .venv/.test ## check everything, as CI does
 cuda: ## run the GPU tests, and every notebook on the GPU
 	@if $(PYTHON) -c 'import torch' 2>/dev/null; then python=$(PYTHON); \
 	else $(MAKE) --no-print-directory .venv/.test && python=$(BIN)/python || exit 1; fi; \
-	export PYTHONPATH='$(CURDIR)/src':$$PYTHONPATH; $$python tests/cuda_ready.py || exit 1; red=0; \
+	export PYTHONPATH='$(CURDIR)/src'$${PYTHONPATH:+:$$PYTHONPATH}; $$python tests/cuda_ready.py || exit 1; red=0; \
 	$$python -m pytest -m cuda --doctest-ignore-import-errors tests $(ARGS) || red=1; \
 	$$python -m pytest $(NBVAL) notebooks $(ARGS) || red=1; \
 	exit $$red
@@ -47,7 +46,7 @@ bench: .venv/.test ## measure, into benchmarks/ and the README's table
 bench-cuda: ## measure on a GPU, into benchmarks/results-cuda.json
 	@if $(PYTHON) -c 'import torch' 2>/dev/null; then python=$(PYTHON); \
 	else $(MAKE) --no-print-directory .venv/.lab && python=$(BIN)/python || exit 1; fi; \
-	PYTHONPATH='$(CURDIR)/src':$$PYTHONPATH $$python benchmarks/on_cuda.py $(ARGS)
+	PYTHONPATH='$(CURDIR)/src'$${PYTHONPATH:+:$$PYTHONPATH} $$python benchmarks/on_cuda.py $(ARGS)
 
 pics: .venv/.lab ## draw the figures of the prose
 	$(BIN)/python pics/draw.py

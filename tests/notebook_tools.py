@@ -4,6 +4,7 @@
 
 runs a notebook from top to bottom in a fresh kernel and stores its outputs in it, in the form that the tests expect:
 without the models of widgets (which exist only while a kernel runs) and without anything that changes from run to run.
+Then it lists the hash of every notebook, for `notebooks/trust.py`.
 """
 
 import base64
@@ -12,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import nbformat
@@ -23,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb")) + sorted((ROOT / "notebooks/solutions").glob("*.ipynb"))
 LESSONS = [path for path in NOTEBOOKS if path.parent.name == "notebooks" and re.match(r"\d\d_", path.name)]
 IGNORED = {"nbval-ignore-output", "nbval-skip"}
+OURS = ROOT / "notebooks/ours.sha256"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 EMBEDDED = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
 
@@ -116,10 +119,16 @@ def pictures(cell):
                 yield imread(io.BytesIO(base64.b64decode(code)), format="png")
 
 
+def hashes():
+    """The hash of every notebook as it is now, in the form of `sha256sum`."""
+    return "".join(f"{sha256(path.read_bytes()).hexdigest()}  {name_of(path)}\n" for path in NOTEBOOKS)
+
+
 def main(paths):
     for path in [Path(p).resolve() for p in paths] or NOTEBOOKS:
         nbformat.write(run(path), path)
         print("stored", path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    OURS.write_text(hashes(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ lab_browser = pytest.importorskip(
     "lab_browser", reason="needs playwright: pip install -e '.[test]'", exc_type=ImportError
 )
 
+import nbformat  # noqa: E402
 import psutil  # noqa: E402
 
-from notebook_tools import LESSONS, ROOT  # noqa: E402
+from notebook_tools import LESSONS, ROOT, read  # noqa: E402
 
 pytestmark = [
     pytest.mark.browser,
@@ -63,6 +64,20 @@ def page(opened, request):
 def test_lesson_runs(opened):
     assert opened.errors() == []
     assert opened.problems == []
+
+
+def test_an_error_is_seen(lab):
+    """What the lessons' pages are without: a cell that fails, and a program in the page that does."""
+    notebook = read(ROOT / lesson("01"))
+    notebook.cells = [nbformat.v4.new_code_cell("1 / 0")]
+    nbformat.write(notebook, lab.root / "fails.ipynb")
+    with lab.page() as page:
+        page.open("fails.ipynb")
+        assert page.errors() == page.problems == []
+        page.run_all()
+        assert page.errors() == ["ZeroDivisionError: division by zero"]
+        page.page.evaluate("new Promise(done => setTimeout(() => { setTimeout(done); throw Error('lost'); }))")
+        assert page.problems == ["lost"]
 
 
 def test_slider_moves_the_picture(page, record_property):
