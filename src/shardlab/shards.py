@@ -10,6 +10,7 @@ from itertools import repeat
 import torch
 
 from shardlab.pictures import draw
+from shardlab.plumbing import chance
 from shardlab.plumbing.backward import run_backward
 from shardlab.plumbing.in_place import refuse_shared_memory, targets, writes
 
@@ -99,6 +100,8 @@ def lift(function, args, kwargs):
     """`function`, shard by shard: shard r of the result comes from shard r of each argument, and nothing else."""
     if function in JOINT:
         return JOINT[function](*args, **kwargs)
+    if function in chance.INSTEAD:
+        chance.refuse_to_draw(function, args, kwargs)
     mesh = meet([*args, *kwargs.values()])
     if mesh is None:
         raise TypeError(f"{plain(function)} does not take a Shards where it was given one; x_.shards are its tensors")
