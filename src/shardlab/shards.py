@@ -177,10 +177,13 @@ def same(a, b):
 def joint_grad(outputs, inputs, grad_outputs=None, **options):
     """torch.autograd.grad over all shards at once: one backward, as `Shards.backward` is."""
     mesh = meet([outputs, inputs])
-    tensors, leaves = every_tensor(outputs, mesh), every_tensor(inputs, mesh)
+    inputs = listed(inputs)
     gradients = None if grad_outputs is None else every_tensor(grad_outputs, mesh)
-    grads = iter(torch.autograd.grad(tensors, leaves, gradients, **options))
-    return tuple(combine([next(grads) for _ in mesh.ranks], mesh, "grad") for _ in leaves[:: len(mesh.ranks)])
+    grads = iter(torch.autograd.grad(every_tensor(outputs, mesh), leaves(inputs), gradients, **options))
+    return tuple(
+        combine([next(grads) for _ in mesh.ranks], mesh, "grad") if type(one) is Shards else next(grads)
+        for one in inputs
+    )
 
 
 def joint_backward(tensors, grad_tensors=None, **options):
@@ -193,7 +196,16 @@ def joint_backward(tensors, grad_tensors=None, **options):
 def with_tensors(options, mesh):
     """The options of a backward, where `inputs` says which leaves alone are to get a gradient."""
     inputs = options.get("inputs")
-    return options if inputs is None else options | {"inputs": every_tensor(inputs, mesh)}
+    return options if inputs is None else options | {"inputs": leaves(listed(inputs))}
+
+
+def leaves(inputs):
+    """The tensors of Shards, and plain tensors as they are: a layer's parameters are its shards, one by one."""
+    return [tensor for one in inputs for tensor in (one.shards if type(one) is Shards else [one])]
+
+
+def listed(values):
+    return [values] if isinstance(values, (Shards, torch.Tensor)) else list(values)
 
 
 def every_tensor(values, mesh):
