@@ -103,12 +103,19 @@ def test_it_is_an_ordinary_module(kind):
     assert "in_features=6, out_features=10" in repr(layer)
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
-@pytest.mark.parametrize("n", [2, 3])
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1, amsgrad=True),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("n", [2, 3, 8])
 def test_an_optimizer_steps_it_as_the_dense_twin(n, optimizer):
     mesh, dense, sharded = twins(n)
     parameters = [[p for layer in block for p in layer.parameters()] for block in (dense, sharded)]
-    steppers = [optimizer(p, lr=0.1) for p in parameters]
+    steppers = [optimizer(p) for p in parameters]
     for _ in range(4):
         x = torch.randn(3, 5, dtype=torch.float64)
         for block, stepper, entering in ((dense, steppers[0], x), (sharded, steppers[1], mesh.replicate(x))):
@@ -120,6 +127,34 @@ def test_an_optimizer_steps_it_as_the_dense_twin(n, optimizer):
         torch.testing.assert_close(layer.to_dense().bias, twin.bias)
 
 
+@pytest.mark.parametrize("short", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@pytest.mark.parametrize("bias", [True, False])
+def test_under_autocast_values_and_gradients_have_the_dense_twins_dtypes(n, short, bias):
+    mesh, dense, sharded = twins(n, bias, sizes=(16, 24, 8), dtype=torch.float32)
+    x = torch.randn(5, 16, requires_grad=True)
+    x_ = mesh.replicate(x)
+    with torch.autocast("cpu", dtype=short):
+        h, h_ = dense[0](x), sharded[0](x_)
+        y, y_ = dense[1](torch.tanh(h)), sharded[1](torch.tanh(h_))
+    assert (h_.dtype, y_.dtype) == (h.dtype, y.dtype) == (short, short)
+    y.float().square().sum().backward()
+    y_.float().square().sum().backward()
+
+    def agree(got, want):
+        torch.testing.assert_close(got, want, rtol=0.05, atol=0.05 * max([0, *want.abs().flatten().tolist()]))
+
+    for rank in range(n):
+        agree(y_.shards[rank], y)
+        agree(x_.grad.shards[rank], x.grad)
+    for layer, twin in zip(sharded, dense, strict=True):
+        for name, dim in layer.dims.items():
+            want = getattr(twin, name).grad
+            pieces = [want] * n if dim is None else want.tensor_split(n, dim)
+            for got, piece in zip(layer.held(name).grad.shards, pieces, strict=True):
+                agree(got, piece)
+
+
 def test_along_the_tp_axis_of_a_mesh_with_two():
     mesh = Mesh(dp=2, tp=2, devices=CPU)
     first, second = nn.Linear(5, 7), nn.Linear(7, 4)
@@ -128,6 +163,21 @@ def test_along_the_tp_axis_of_a_mesh_with_two():
     y_ = run(block, mesh["dp"].shard(x, dim=0))
     for rank, piece in enumerate(x.tensor_split(2)[i] for i in (0, 0, 1, 1)):
         torch.testing.assert_close(y_.shards[rank], run((first, second), piece))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8])
+def test_a_fused_projection_is_split_as_three_layers(n):
+    mesh, qkv, x = Mesh(n, devices=CPU), nn.Linear(6, 18), torch.randn(5, 6)
+    x_, wanted, layers = mesh.replicate(x), qkv(x).chunk(3, dim=-1), []
+    for weight, bias in zip(qkv.weight.chunk(3), qkv.bias.chunk(3), strict=True):
+        dense = nn.Linear(6, 6)
+        dense.weight, dense.bias = nn.Parameter(weight), nn.Parameter(bias)
+        layers.append(ColumnParallelLinear(dense, mesh))
+    for layer, want in zip(layers, wanted, strict=True):
+        torch.testing.assert_close(mesh.all_gather(layer(x_), dim=-1).shards[0], want)
+    if n == 2:  # 9 columns each: 6 of q and 3 of k, of which a third is not a third of each
+        k_ = ColumnParallelLinear(qkv, mesh)(x_).chunk(3, dim=-1)[1]
+        torch.testing.assert_close(k_.shards[0], wanted[0][:, 3:])
 
 
 def test_a_frozen_layer_stays_frozen():

@@ -4,59 +4,45 @@ torch.nn.Linear computes y = x Wᵀ + b and stores W as [out, in]: the split of 
 cuts dim 0 of the stored weight, the split of its *rows* (input features) cuts dim 1.
 """
 
-import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from shardlab.shards import Shards
+from shardlab.layers.sharded import ShardedModule
 
 
-class ShardedLinear(nn.Module):
-    """What the two splits share: one weight (and bias) a shard, named `weight_0`, `weight_1`, … after its rank.
-
-    Under torchrun a process holds (and its `state_dict` names) its own shard alone; the ranks' state dicts together
-    are the one-process one.
-    """
+class ShardedLinear(ShardedModule):
+    """What the two splits share: one weight (and bias) a shard, named `weight_0`, `weight_1`, … after its rank."""
 
     dim = None  # the dim of the stored weight [out, in] that is cut
+    bias_dim = None  # and that of the bias, unless it is replicated
 
     def __init__(self, dense, mesh):
-        super().__init__()
-        self.mesh, self.names = mesh, {}
+        super().__init__(mesh)
+        if not isinstance(dense, nn.Linear):
+            raise TypeError(f"{type(self).__name__} is made from an nn.Linear, not from a {type(dense).__name__}")
         self.out_features, self.in_features = dense.weight.shape
-        self._hold("weight", mesh.shard(dense.weight, dim=self.dim))
+        self.hold("weight", dense.weight, self.dim)
         self.has_bias = dense.bias is not None
         if self.has_bias:
-            self._hold("bias", self.place_bias(dense.bias))
-
-    def _hold(self, name, placed):
-        self.names[name] = [f"{name}_{rank}" for rank in self.mesh.ranks]
-        for own, tensor in zip(self.names[name], placed.shards, strict=True):
-            self.register_parameter(own, nn.Parameter(tensor, requires_grad=tensor.requires_grad))
-
-    def _held(self, name):
-        parameters = self._parameters
-        return Shards([parameters[own] for own in self.names[name]], self.mesh.root)
+            self.hold("bias", dense.bias, self.bias_dim)
 
     @property
     def weight(self):
         """The weight shards, as a Shards of leaf parameters."""
-        return self._held("weight")
+        return self.held("weight")
 
     @property
     def bias(self):
         """The bias shards, or None."""
-        return self._held("bias") if self.has_bias else None
+        return self.held("bias") if self.has_bias else None
 
     def to_dense(self):
         """The dense layer back, on the device of the first shard held here (an all-gather)."""
-        with torch.no_grad():
-            weight = self.mesh.all_gather(self.weight, dim=self.dim).shards[0]
-            dense = nn.Linear(self.in_features, self.out_features, self.has_bias, weight.device, weight.dtype)
-            dense.weight.copy_(weight)
-            if self.has_bias:
-                dense.bias.copy_(self.whole_bias().shards[0])
-        return dense
+        dense = nn.Linear(self.in_features, self.out_features, self.has_bias, device="meta")
+        dense.weight = self.whole("weight")
+        if self.has_bias:
+            dense.bias = self.whole("bias")
+        return dense.train(self.training)
 
     def extra_repr(self):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.has_bias}, {self.mesh}"
@@ -69,20 +55,28 @@ class ColumnParallelLinear(ShardedLinear):
     `gather_output=True`). Forward moves nothing; backward all-reduces the gradient of X (*f*, `mesh.copy`).
     Source: Megatron-LM (arXiv 1909.08053, section 3); core/tensor_parallel/layers.py.
 
-    >>> import shardlab
+    >>> import torch, shardlab
     >>> mesh = shardlab.Mesh(2, devices=["cpu"])
     >>> layer = ColumnParallelLinear(nn.Linear(4, 6), mesh)
     >>> layer(mesh.replicate(torch.ones(3, 4))).shape
     torch.Size([3, 3])
+
+    The cut knows nothing of what a column means. A layer that computes q, k and v side by side (*fused*) is cut across
+    them: shard 0 of 2 has all of q and half of k, and `y_.chunk(3, dim=-1)` is not q, k and v. Cut each alone:
+
+    >>> qkv, X = nn.Linear(4, 12), torch.randn(3, 4)
+    >>> layers = []
+    >>> for weight, bias in zip(qkv.weight.chunk(3), qkv.bias.chunk(3)):
+    ...     dense = nn.Linear(4, 4)
+    ...     dense.weight, dense.bias = nn.Parameter(weight), nn.Parameter(bias)
+    ...     layers.append(ColumnParallelLinear(dense, mesh))
+    >>> q_, k_, v_ = [layer(mesh.replicate(X)) for layer in layers]
+    >>> torch.allclose(mesh.all_gather(k_, dim=-1).shards[0], qkv(X).chunk(3, dim=-1)[1], atol=1e-6)
+    True
     """
 
     dim = 0
-
-    def place_bias(self, bias):
-        return self.mesh.shard(bias, dim=0)
-
-    def whole_bias(self):
-        return self.mesh.all_gather(self.bias, dim=0)
+    bias_dim = 0
 
     def forward(self, x_):
         return linear(self.mesh.copy(x_), self.weight, self.bias)
@@ -99,12 +93,6 @@ class RowParallelLinear(ShardedLinear):
 
     dim = 1
 
-    def place_bias(self, bias):
-        return self.mesh.replicate(bias)
-
-    def whole_bias(self):
-        return self.bias
-
     def forward(self, x_):
         y_ = self.mesh.all_reduce(linear(x_, self.weight), donate=True)  # the product is needed for nothing else
-        return y_ + self.bias if self.has_bias else y_
+        return y_ + self.bias.type_as(y_) if self.has_bias else y_  # under autocast, y_ is of the shorter type
