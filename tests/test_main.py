@@ -1,11 +1,14 @@
 """`python -m shardlab`: the devices, and a notebook run as a program."""
 
+import os
 import runpy
+import sys
 import threading
 import time
 
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from test_ranks import torchrun
 
 from notebook_tools import LESSONS, NOTEBOOKS, ROOT, code_cells, read
@@ -42,6 +45,111 @@ def test_an_error_names_its_cell_and_ends_the_run(tmp_path, capsys):
     said = capsys.readouterr()
     assert exit.value.code == 1 and "never" not in said.out
     assert f"FAILED on one process: {path}, cell 1" in said.err and "as it should" in said.err
+
+
+AS_IN_JUPYTER = [  # a cell, and what it shows
+    ("import helper\nhelper.value", "42"),
+    ("%%time\nx = 3\nx + 1", "4"),
+    ("print(_, Out[2], _2, get_ipython().user_ns['x'])\n'a string'", "4 4 4 3\n'a string'"),
+    ("!echo {x} && cat\nfiles = !ls\nfiles", "3\n['helper.py', 'sample.ipynb']"),
+    ("import asyncio\n\nawait asyncio.sleep(0, 'slept')", "'slept'"),
+    ("display(5, {'a': 1})\n7;", "5\n{'a': 1}"),
+    ("from IPython.display import HTML\n\nHTML('<b>bold</b>')", "<IPython.core.display.HTML object>"),
+    ("import pickle\n\n\nclass C:\n    v = 1\n\n\npickle.loads(pickle.dumps(C())).v", "1"),
+    ("%load_ext autoreload\n%autoreload 2\n%store x", "Stored 'x' (int)"),
+    ("%%bash\necho from bash", "from bash"),
+    ("%%capture out\nprint('hidden')", ""),
+    ("out.stdout", "'hidden\\n'"),
+    ("from shardlab.plumbing.agreement import call_site\n\ncall_site()", "'line 3 of sample.ipynb, cell 12'"),
+    ("%%time\nx = 4\ncall_site()", "'line 2 of its timed cell'"),
+    ("def f():\n    return call_site()\n\n\nf()", "'f, line 2 of sample.ipynb, cell 14'"),
+]
+
+
+def test_cells_behave_as_in_jupyter(tmp_path, capsys):
+    (tmp_path / "helper.py").write_text("value = 42")
+    path = notebook(tmp_path, *[cell for cell, _ in AS_IN_JUPYTER])
+    main([path])
+    said = capsys.readouterr()
+    lines = [line for line in said.out.splitlines() if not line.startswith(("CPU times", "Wall time", "Compiler"))]
+    shown = "\n".join(shown for _, shown in AS_IN_JUPYTER if shown)
+    assert "\n".join(lines) == f"{shown}\npassed: {path}, {len(AS_IN_JUPYTER)} cells on one process"
+    assert said.err == ""
+
+
+ALONE = [  # a cell that wants a person or a screen, and what it shows
+    ("len?", "Signature: len(obj, /)"),
+    ("import ipywidgets\n\nipywidgets.IntSlider()", "IntSlider(value=0)"),
+    ("ipywidgets.interact(lambda x: print('twice', 2 * x), x=3);", "twice 6"),
+    ("import sys\n\nsys.stdin.readline()", "''"),
+    ("%matplotlib widget", ""),
+    ("import matplotlib.pyplot as plt\n\nplt.plot([1, 2])\nplt.show()", "<Figure size 640x480 with 1 Axes>"),
+    ("%matplotlib qt\n%gui tk", ""),
+    ("%edit", "left there: {path}, cell 7"),
+    ("import pdb\n\npdb.Pdb().set_trace()\nprint('never')", "left there: {path}, cell 8"),
+    ("import getpass\n\ngetpass.getpass()\nprint('never')", "left there: {path}, cell 9"),
+    ("name = input('Who? ')\nprint('never')", "left there: {path}, cell 10"),
+]
+
+
+def test_what_wants_a_person_or_a_screen_does_no_harm(tmp_path, capsys):
+    path = notebook(tmp_path, *[cell for cell, _ in ALONE])
+    main([path])
+    said = capsys.readouterr().out
+    for _, shown in ALONE:
+        assert shown.format(path=path) in said
+    assert "never" not in said and said.endswith(f"passed: {path}, 7 cells on one process\n")
+
+
+@pytest.mark.parametrize(
+    ("cell", "line"),
+    [
+        ("%%time\nx = 1\nx / 0", "ZeroDivisionError: division by zero"),
+        ("%%capture\nprint('hidden')\n1 / 0", "ZeroDivisionError: division by zero"),
+        ("%run broken.py", "ZeroDivisionError: division by zero"),
+        ("await broken()", "NameError: name 'broken' is not defined"),
+        ("%nosuch", "UsageError: Line magic function `%nosuch` not found."),
+        ("!sleep 100 &", "OSError: what runs in the background would outlive the notebook"),
+        ("if True:\nprint('never')", "IndentationError: expected an indented block after 'if' statement on line 1"),
+    ],
+)
+def test_an_error_under_a_magic_fails_its_cell(tmp_path, capsys, cell, line):
+    """Also where Jupyter would only show it, and go on."""
+    (tmp_path / "broken.py").write_text("1 / 0")
+    path = notebook(tmp_path, "a = 1", cell, "print('never')")
+    with pytest.raises(SystemExit):
+        main([path])
+    said = capsys.readouterr()
+    assert f"FAILED on one process: {path}, cell 1\n" in said.err and "never" not in said.out
+    assert said.err.rstrip().endswith(line)
+    assert "interactiveshell.py" not in said.err and "execution.py" not in said.err, "the notebook's lines alone"
+
+
+def test_a_notebook_leaves_everything_as_it_was(tmp_path, capsys, monkeypatch):
+    """The next one has its own modules, and nothing is written, not even in the user's home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr("tempfile.tempdir", str(home))
+    sets = "import os\n\nimport torch\n\nos.environ['NEW'] = ''\ntorch.set_default_dtype(torch.float64)"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "beside.py").write_text(f"value = {name!r}")
+    looks = "'NEW' in os.environ, torch.get_default_dtype(), torch.is_grad_enabled(), 'sets' in globals()"
+    paths = [
+        notebook(tmp_path / "one", "import beside\n\nbeside.value", sets, "sets = torch.set_grad_enabled(False)"),
+        notebook(tmp_path / "two", "import os\n\nimport beside\nimport torch\n\nbeside.value", looks),
+    ]
+
+    def state():
+        return sys.modules["__main__"], [*sys.path], sys.stdin, sys.displayhook, input, {**os.environ}, os.getcwd()
+
+    before = state()
+    main(paths)
+    assert state() == before
+    shown = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("passed")]
+    assert shown == ["'one'", "'two'", "(False, torch.float32, True, False)"]
+    assert not list(home.iterdir()) and not InteractiveShell.initialized()
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.name)

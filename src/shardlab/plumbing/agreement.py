@@ -8,6 +8,7 @@ import os
 import sys
 import zlib
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ DIMS = 8
 ROOTS = {"broadcast": "src", "all_to_all": "split_dim and concat_dim"}  # the others have a dim
 swap = None  # on ranks of one host: how they swap numbers, over memory that they share (see `board`)
 HOUSE = Path(__file__).parent.parent
-PLUMBING = tuple(f"{place}{os.sep}" for place in (Path(os.__file__).parent, Path(torch.__file__).parent, HOUSE))
+SHELL = tuple(f"{Path(find_spec(name).origin).parent}{os.sep}" for name in ("IPython", "ipykernel") if find_spec(name))
+PLUMBING = (*(f"{place}{os.sep}" for place in (Path(os.__file__).parent, Path(torch.__file__).parent, HOUSE)), *SHELL)
 
 
 def describe(collective, part, how, site):
@@ -89,7 +91,7 @@ def agree(collective, values, what, sites=None, names=None):
 
 @cache
 def is_plumbing(filename):
-    """Is this a file of shardlab, torch or Python, and not of whoever uses them?"""
+    """Is this a file of shardlab, torch, Python or IPython, and not of whoever uses them?"""
     return filename.startswith(PLUMBING) or filename.startswith("<frozen")
 
 
@@ -105,6 +107,9 @@ def site(filename, line, function):
     """
     >>> site("project/train.py", 3, "step"), site("ipykernel_8/123.py", 2, "<module>")
     ('step, line 3 of train.py', 'line 2 of its cell')
+    >>> site("<timed exec>", 1, "<module>")  # the first line below %%time
+    'line 1 of its timed cell'
     """
     place = "its cell" if "ipykernel_" in filename else os.path.basename(filename)
+    place = "its timed cell" if filename.startswith("<timed ") else place
     return f"line {line} of {place}" if function == "<module>" else f"{function}, line {line} of {place}"

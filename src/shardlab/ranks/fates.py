@@ -13,6 +13,7 @@ A rank that notes nothing is silent: killed, or gone. The verdict names the rank
 of: failed, silent, ended, busy, waits.
 """
 
+import itertools
 import json
 import os
 import select
@@ -26,7 +27,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from shardlab.plumbing import board
+from shardlab.plumbing import agreement, board
 from shardlab.ranks.faults import blamed
 
 LOOK = 0.1  # seconds between two looks at the store
@@ -127,10 +128,15 @@ def verdict(notes):
 def whereabouts():
     """What the main thread is doing: busy or waits, the cell, and the lines that it is in."""
     stack = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident])
-    cell = next((i for i, frame in enumerate(stack) if ".ipynb" in frame.filename), len(stack))
     kind = "waits" if any(map(waits_for_others, stack)) else "busy"
-    where = stack[cell].filename if stack[cell:] else "no cell"
-    return kind, where, "".join(traceback.format_list(stack[cell:]))
+    lines = from_the_cell_on(stack)
+    return kind, lines[0].filename if lines else "no cell", "".join(traceback.format_list(lines))
+
+
+def from_the_cell_on(stack):
+    """The frames of a stack from the notebook's own cell on, without those of the shell between a cell's lines."""
+    own = itertools.dropwhile(lambda frame: ".ipynb" not in frame.filename, stack)
+    return [frame for frame in own if not frame.filename.startswith(agreement.SHELL)]
 
 
 def is_guilty(rank, error):
