@@ -2,14 +2,17 @@
 
 import os
 import runpy
+import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import nbformat
+import psutil
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from test_ranks import torchrun
+from test_ranks import end, torchrun
 
 from notebook_tools import LESSONS, NOTEBOOKS, ROOT, code_cells, read
 from shardlab.ranks.fates import verdict, whereabouts
@@ -257,6 +260,49 @@ def test_one_collective_more_than_the_others(tmp_path):
 
 @pytest.mark.ranks
 @pytest.mark.timeout(200)
+def test_of_two_ranks_that_miss_each_other_both_are_named(tmp_path):
+    """One collective too many, or one too few: nobody can tell."""
+    soon = "from datetime import timedelta\n\nfrom shardlab.plumbing import board\n\n"
+    soon += "board.TIMEOUT = timedelta(seconds=3)"
+    more = "if mesh.ranks == [1]:\n    mesh.all_reduce(x_)"
+    path = notebook(tmp_path, SETUP, soon, more, "import time\n\ntime.sleep(600)")
+    status, out, err = torchrun(2, "-m", "shardlab", path)
+    assert status == 1 and "passed" not in out
+    assert f"FAILED on rank 0 of 2: never came to where the others wait: {path}, cell 3\n" in err
+    assert f"FAILED on rank 1 of 2: waited in vain: {path}, cell 2\n" in err
+    assert f'{path}, cell 3", line 3' in err and f'{path}, cell 2", line 2' in err
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(200)
+@pytest.mark.skipif(sys.platform != "linux", reason="the system ends a process with its parent on Linux alone")
+def test_ranks_end_with_torchrun_also_where_it_is_killed(tmp_path):
+    """Those of a script of one's own, too, which nobody watches."""
+    program = "import os, sys\nfrom shardlab import Mesh\n\nmesh = Mesh()\n"
+    program += "os.rename(open(f'{sys.argv[1]}/{os.getpid()}', 'x').name, f'{sys.argv[1]}/rank{os.getpid()}')\n"
+    (tmp_path / "forever.py").write_text(program + "while True:\n    pass")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    launch, ranks = subprocess.Popen([*command, tmp_path / "forever.py", tmp_path], env=environment), []
+    try:
+        while len(found := [*tmp_path.glob("rank*")]) < 2:
+            assert launch.poll() is None
+            time.sleep(0.1)
+        ranks = [psutil.Process(int(path.name.removeprefix("rank"))) for path in found]
+        launch.kill()
+        launch.wait()
+        for rank in ranks:
+            while rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE:  # whoever adopted it may not bury it
+                time.sleep(0.1)
+    finally:
+        end(launch)
+        for rank in ranks:
+            with suppress(psutil.NoSuchProcess):
+                rank.kill()
+
+
+@pytest.mark.ranks
+@pytest.mark.timeout(200)
 def test_an_error_of_torch_that_is_the_ranks_own_is_told(tmp_path):
     own = "import time\n\nif mesh.ranks == [1]:\n    torch.distributed.all_reduce(torch.ones(2, dtype=torch.int16))"
     path = notebook(tmp_path, SETUP, own, "time.sleep(3)")
@@ -290,10 +336,21 @@ FAILED, SILENT, ENDED, BUSY, WAITS = (
         ([ENDED, BUSY, WAITS], "FAILED on rank 0 of 3: was told to end"),
         ([WAITS, BUSY, WAITS], "FAILED on rank 1 of 3: never came to where the others wait: the cell where it busy"),
         ([WAITS, WAITS], "FAILED on ranks 0, 1 of 2: waited in vain"),
+        ([WAITS, WAITS, WAITS, BUSY], "FAILED on rank 3 of 4: never came to where the others wait"),
     ],
 )
 def test_an_innocent_rank_is_not_named(notes, said):
-    assert verdict(notes).startswith(said)
+    assert verdict(notes).startswith(said) and verdict(notes).count("FAILED") == 1
+
+
+def test_without_a_majority_all_are_named():
+    assert verdict([BUSY, WAITS]).splitlines() == [
+        "FAILED on rank 0 of 2: never came to where the others wait: the cell where it busy",
+        "traceback of busy",
+        "FAILED on rank 1 of 2: waited in vain: the cell where it waits",
+        "traceback of waits",
+    ]
+    assert verdict([BUSY, WAITS, WAITS, BUSY]).count("FAILED on ranks") == 2
 
 
 def test_a_rank_that_never_comes_is_found_where_it_is(tmp_path, capsys):

@@ -228,7 +228,7 @@ class OverRanks(Group):
         except RuntimeError as error:
             alone = RuntimeError(
                 f"shard {self.indices[0]} came to {what}, but not every other shard did: one stopped with an "
-                "error of its own, or waits in another collective"
+                "error of its own, waits in another collective, or has ended, and this call is one too many"
             )
             alone.guilty = []  # it is one of the others
             raise alone from error

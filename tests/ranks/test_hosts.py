@@ -41,6 +41,16 @@ there_too=0; wait $there || there_too=$?
 echo $here $there_too
 """
 
+CUT = """
+mount --bind hosts /etc/hosts
+on_host1 "$@" >out1 2>err1 & there=$!
+"$@" >out0 2>err0 &
+until [ -e ready2 ] && [ -e ready3 ]; do sleep 0.1; done
+ip link set veth0 down
+there_too=0; wait $there || there_too=$?
+echo $there_too
+"""  # host0 ends with the script
+
 
 def command():
     """The README's, run by this Python."""
@@ -136,6 +146,22 @@ def test_the_rank_at_fault_is_named_on_both_hosts(hosts, tmp_path):
         assert [line for line in err.splitlines() if line.startswith("FAILED")] == [
             f"FAILED on rank 3 of 4: {path}, cell 1"
         ]
+
+
+def test_a_host_that_loses_the_others_ends(hosts, tmp_path):
+    """The cable is cut while its ranks compute: nobody tells them, or torchrun."""
+    launch, _ = command()
+    path = notebook(
+        tmp_path,
+        "import time\n\nfrom shardlab import Mesh\nfrom shardlab.ranks import fates\n\nfates.LOST = 3",
+        "open(f'ready{Mesh().ranks[0]}', 'w').close()\ntime.sleep(600)",
+    )
+    status, out, err = between_namespaces(CUT, tmp_path, *launch, path)
+    assert status == 0, err
+    told = (tmp_path / "err1").read_text()
+    assert out.strip() not in ("", "0") and "passed" not in (tmp_path / "out1").read_text()
+    for rank in (2, 3):
+        assert f"FAILED on rank {rank} of 4: lost the others (no answer from host0 for 3 s" in told
 
 
 @pytest.mark.parametrize("address", ["127.0.1.1", None])

@@ -1,7 +1,9 @@
 """The world of ranks: how a process that torchrun started joins the others, and leaves them."""
 
 import atexit
+import ctypes
 import os
+import signal
 import socket
 import weakref
 from contextlib import suppress
@@ -35,6 +37,7 @@ def joined_world():
         if nccl:
             torch.cuda.set_device(own_gpu)
         take_turns()
+        end_with_torchrun()
         dist.init_process_group("nccl" if nccl else "gloo", timeout=board.TIMEOUT, device_id=own_gpu)
         agreement.swap = board.shared() if one_host else None
         atexit.register(leave)
@@ -65,6 +68,12 @@ def take_turns():
     """
     with suppress(AttributeError, OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def end_with_torchrun():
+    """Have the system end this process, whatever it does, should torchrun be killed, which then ends nobody (Linux)."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def only_here(name):

@@ -10,7 +10,7 @@ rank's: "connection closed by peer". So every rank has a watcher, a thread, whic
 - waits: it is in a collective, for others that do not come, or have gone.
 
 A rank that notes nothing is silent: killed, or gone. The verdict names the ranks of the first kind that there are any
-of: failed, silent, ended, busy, waits.
+of: failed, silent, ended, busy, waits. If as many are busy as wait, either may be the odd ones, and both are named.
 """
 
 import itertools
@@ -31,7 +31,8 @@ from shardlab.plumbing import agreement, board
 from shardlab.ranks.faults import blamed
 
 LOOK = 0.1  # seconds between two looks at the store
-SETTLE = 0.5  # seconds until every rank that can note something has done so
+SETTLE = 3.0  # seconds in which every rank that can note something does so, also where many share a core
+LOST = 60.0  # seconds without an answer from the store, after which its host, or the way to it, is gone
 KINDS = {
     "failed": "",
     "silent": "ended without a word (killed? out of memory?) in, or soon after, ",
@@ -49,11 +50,13 @@ class Fates:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = dist.TCPStore(address, port, timeout=timedelta(seconds=10))
         self.store = dist.PrefixStore(f"shardlab, start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-        self.done = threading.Event()
-        self.watcher = threading.Thread(target=self.watch, args=[caught_signals()], daemon=True)
+        self.done, self.answered = threading.Event(), time.monotonic()
+        self.signals = caught_signals()
+        self.watcher = threading.Thread(target=self.watch, daemon=True)
 
     def __enter__(self):
         self.watcher.start()
+        threading.Thread(target=self.watch_the_watcher, daemon=True).start()
         return self
 
     def __exit__(self, *error):
@@ -72,26 +75,54 @@ class Fates:
         threading.Event().wait()
 
     def note(self, kind, where, text):
-        self.store.set(f"rank {self.rank}", json.dumps([kind, where, text]))
+        """The first word on a rank counts: its own, or its watcher's."""
+        self.store.compare_set(f"rank {self.rank}", "", json.dumps([kind, where, text]))
         self.store.set("over", "")
 
-    def watch(self, signals):
+    def watch(self):
         """Wait until it is over for any rank; then end this one, too."""
         try:
-            while not (told := end_was_asked(signals)) and not self.store.check(["over"]):
+            while not (told := end_was_asked(self.signals)) and not self.there_is("over"):
                 if self.done.is_set():
                     return
-            if not self.store.check([f"rank {self.rank}"]):
-                kind, where, text = whereabouts()
-                self.note("ended" if told else kind, where, text)
-            time.sleep(SETTLE)
+            self.say_where(told)
+            everyone, until = [f"rank {rank}" for rank in range(self.world)], time.monotonic() + SETTLE
+            while not self.there_is(*everyone) and time.monotonic() < until:
+                time.sleep(LOOK)
             notes = [self.read(rank) for rank in range(self.world)]
             self.end(verdict(notes), culprit=notes[self.rank][0] == "failed")
         except Exception as error:  # above all: the store is gone, and with it the host that kept it
-            print(f"FAILED on rank {self.rank} of {self.world}: lost the others ({error})", file=sys.stderr, flush=True)
+            self.lost(error)
         finally:
             if not self.done.is_set():
                 os._exit(1)  # the main thread may be deep in a collective that nothing else ends
+
+    def watch_the_watcher(self):
+        """A cut cable says nothing: the watcher would wait for a quarter of an hour, and so would torchrun here."""
+        while self.watcher.is_alive():
+            self.watcher.join(LOOK)
+            if time.monotonic() - self.answered > LOST:
+                self.lost(f"no answer from {os.environ['MASTER_ADDR']} for {LOST:.0f} s; torchrun is ended here, too")
+                end_parent(self.signals)
+                os._exit(1)
+
+    def there_is(self, *keys):
+        found = self.store.check([*keys])
+        self.answered = time.monotonic()
+        return found
+
+    def lost(self, why):
+        print(f"FAILED on rank {self.rank} of {self.world}: lost the others ({why})", file=sys.stderr, flush=True)
+
+    def say_where(self, told):
+        """Note what this rank is doing. Between two cells it has a moment to say so itself: it may be about to fail."""
+        until = time.monotonic() + SETTLE / 2
+        while not self.there_is(f"rank {self.rank}"):
+            kind, where, text = whereabouts()
+            if told or text or time.monotonic() > until:
+                self.note("ended" if told else kind, where, text)
+            else:
+                time.sleep(LOOK)
 
     def read(self, rank):
         if self.store.check([f"rank {rank}"]):
@@ -105,23 +136,27 @@ class Fates:
         if self.store.add(f"{printed}, by", 1) == 1:
             print(text, file=sys.stderr, flush=True)
             self.store.set(printed, "")
-        # torchrun's own last lines repeat the first line of the verdict
-        note = {"message": text.splitlines()[0], "extraInfo": {"timestamp": int(time.time()) + (not culprit)}}
+        # torchrun's own last lines repeat whom the verdict names
+        named = "; ".join(line for line in text.splitlines() if line.startswith("FAILED"))
+        note = {"message": named, "extraInfo": {"timestamp": int(time.time()) + (not culprit)}}
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": note}), encoding="utf-8")
         self.store.wait([printed])
 
 
 def verdict(notes):
-    """FAILED on the ranks that it is about, with the place and the traceback of the first of them."""
-    guilty = min((kind for kind, _, _ in notes), key=list(KINDS).index)
+    """FAILED on the ranks that it is about, with the place of each, and the traceback of the first of them there."""
+    kinds = [kind for kind, _, _ in notes]
+    named = {min(kinds, key=list(KINDS).index)}
+    if named == {"busy"} and kinds.count("busy") >= kinds.count("waits"):  # no majority says who is the odd one
+        named.add("waits")
     places = {}
     for rank, (kind, where, text) in enumerate(notes):
-        if kind == guilty:
-            places.setdefault(where, ([], text))[0].append(rank)
+        if kind in named:
+            places.setdefault((kind, where), ([], text))[0].append(rank)
     lines = []
-    for where, (ranks, text) in places.items():
-        named = f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} of {len(notes)}"
-        lines += [f"FAILED on {named}: {KINDS[guilty]}{where}", text]
+    for (kind, where), (ranks, text) in places.items():
+        who = f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} of {len(notes)}"
+        lines += [f"FAILED on {who}: {KINDS[kind]}{where}", text]
     return "\n".join(line for line in lines if line)
 
 
@@ -159,6 +194,15 @@ def caught_signals():
     signal.set_wakeup_fd(writer)
     signal.signal(signal.SIGTERM, lambda *_: None)
     return reader
+
+
+def end_parent(signals):
+    """End torchrun on this host: it ends its ranks in turn, unless it hears no signal where it waits, and is killed."""
+    os.kill(os.getppid(), signal.SIGTERM)
+    until = time.monotonic() + 5
+    while not end_was_asked(signals):
+        if time.monotonic() > until:
+            os.kill(os.getppid(), signal.SIGKILL)  # the system ends this rank with it (see `world`)
 
 
 def end_was_asked(signals):
