@@ -22,8 +22,8 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from rounds import rounds, spread, summary
 from splits import CASES, joined, summed
+from timing import rounds, sample, spread, summary
 
 import shardlab
 from shardlab import Mesh
@@ -54,22 +54,15 @@ class Clock:
         return self.seconds(way, 3)
 
     def seconds(self, way, calls):
-        return (self.on_device if self.device.type == "cuda" else self.on_host)(way, calls) / calls
-
-    def on_device(self, way, calls):
+        if self.device.type != "cuda":
+            return sample(way, calls)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         for _ in range(calls):
             way()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1e3
-
-    def on_host(self, way, calls):
-        start = perf_counter()
-        for _ in range(calls):
-            way()
-        return perf_counter() - start
+        return start.elapsed_time(end) / 1e3 / calls
 
 
 def warm_up(device, size, seconds=2.0):

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from contestants import MLP, check, enter
-from rounds import rounds, summary
-from timing import sample
+from timing import rounds, sample, summary
 
 from shardlab.plumbing import agreement, board
 from shardlab.plumbing.world import take_turns

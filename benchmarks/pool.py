@@ -6,7 +6,7 @@ from time import perf_counter
 
 import psutil
 import torch
-from rounds import rounds, spread
+from timing import rounds, sample, spread
 
 from shardlab.ranks import RankError, forks, ranks
 from shardlab.ranks.pool import work
@@ -37,9 +37,9 @@ def of_size(n):
             "a call with an all-reduce": lambda: checked.run(reduced, x),
             "a call with an all-reduce, unchecked": lambda: trusting.run(reduced, x),
         }
-        rounds(ways, CALLS, timed)
-        for name, samples in rounds(ways, CALLS, timed).items():
-            found[name] = spread("ms", [sample * 1e3 for sample in samples], digits=2)
+        rounds(ways, CALLS, sample)
+        for name, samples in rounds(ways, CALLS, sample).items():
+            found[name] = spread("ms", [seconds * 1e3 for seconds in samples], digits=2)
         found["until a fault is told"] = spread("ms", [until_told(checked) for _ in range(9)], digits=0)
     return found
 
@@ -56,12 +56,6 @@ def unchecked(n):
         return ranks(n)
     finally:
         del os.environ["SHARDLAB_CHECK"]
-
-
-def timed(way):
-    start = perf_counter()
-    way()
-    return perf_counter() - start
 
 
 def until_told(pool):

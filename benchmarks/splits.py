@@ -6,7 +6,7 @@ whole gradient, as after an all-reduce: the shards' gradients are summed in plac
 """
 
 import torch
-from timing import side_by_side, warm_memory
+from timing import race, warm_memory
 from torch.nn.functional import gelu
 
 from shardlab import Mesh
@@ -114,7 +114,7 @@ def compare(case, size, n, backward, seconds):
     if not backward:
         ways = {"shards": forward_on_shards, "by hand": forward_by_hand}
     agree(forward_on_shards().shards[-1], forward_by_hand())
-    times = side_by_side(ways, seconds)
+    times = race(ways, seconds)
     if backward:
         for x_, tensors in zip(inputs, plain, strict=True):
             for grad, tensor in zip(x_.grad.shards, tensors, strict=True):
@@ -124,9 +124,9 @@ def compare(case, size, n, backward, seconds):
         "what": "forward and backward" if backward else "forward",
         "size": size,
         "shards": n,
-        "shards_us": round(times["shards"]["seconds"] * 1e6, 1),
-        "by_hand_us": round(times["by hand"]["seconds"] * 1e6, 1),
-        "ratio": round(times["shards"]["ratio"], 3),
+        "shards_us": times["shards"]["us"],
+        "by_hand_us": times["by hand"]["us"],
+        "ratio": times["shards"]["ratio"],
     }
 
 
@@ -176,5 +176,5 @@ def many_partials(n=64, size=1024):
         "whole product": lambda: X @ W,
     }
     agree(row(mesh, X_, W_).shards[0], X @ W)
-    times = side_by_side(ways, seconds=5)
-    return {name: {"ms": round(t["seconds"] * 1e3, 2), "ratio": round(t["ratio"], 2)} for name, t in times.items()}
+    times = race(ways, seconds=5)
+    return {name: {"ms": round(t["us"] / 1e3, 2), "ratio": round(t["ratio"], 2)} for name, t in times.items()}

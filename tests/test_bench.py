@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 
 import pytest
 import torch
@@ -15,12 +16,12 @@ sys.path.insert(0, str(BENCHMARKS))
 import contestants  # noqa: E402
 import on_cuda  # noqa: E402
 import peers  # noqa: E402
-from rounds import rounds, summary  # noqa: E402
+from timing import race, rounds, summary  # noqa: E402
 
 TRY = ["--device", "cpu", "--size", "256", "--rounds", "2", "--sample", "0"]
 
 
-# rounds
+# timing
 
 
 def test_ways_take_turns_there_and_back():
@@ -34,6 +35,18 @@ def test_a_summary_is_of_ratios_in_the_same_round():
     found = summary({"slow": [2.0, 20.0, 6.0], "base": [1.0, 10.0, 2.0]}, base="base")
     assert found["slow"] == {"us": 6e6, "us_spread": [4e6, 13e6], "ratio": 2.0, "ratio_spread": [2.0, 2.5]}
     assert found["base"]["ratio"] == 1.0
+
+
+def test_a_race_takes_about_as_long_as_it_may_and_its_base_is_the_last():
+    calls = {"slow": 0, "base": 0}
+
+    def way(name, seconds):
+        calls[name] += 1
+        time.sleep(seconds)
+
+    found = race({"slow": lambda: way("slow", 0.004), "base": lambda: way("base", 0.002)}, seconds=0.05)
+    assert calls["slow"] == calls["base"] >= 4 + 5
+    assert found["base"]["ratio"] == 1 and found["slow"]["us"] >= 4000
 
 
 # on CUDA
