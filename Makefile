@@ -21,6 +21,8 @@ lab: .venv/.lab ## open the course in JupyterLab
 	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. \
 	    --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
+# Two workers share the cores: a thread of torch that waits must not keep one busy.
+test: export OMP_WAIT_POLICY = PASSIVE
 test: .venv/.test ## check everything, as CI does
 	@red=0; \
 	$(BIN)/python -m ruff check . || red=1; \
@@ -57,8 +59,9 @@ notebooks: .venv/.test ## run every notebook and store its outputs
 # torch pins its own CUDA packages; leaving them out lets a build for another CUDA, or for the CPU, take their place.
 lock: .venv/.test ## choose new versions for constraints.txt
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/python -m uv pip compile pyproject.toml --extra test --universal --python-version 3.10 --upgrade \
-	    --no-annotate --custom-compile-command 'make lock' --output-file .venv/constraints.txt --quiet
+	printf 'hatchling\neditables\n' | $(BIN)/python -m uv pip compile pyproject.toml - --extra test --universal \
+	    --python-version 3.10 --upgrade --no-annotate --custom-compile-command 'make lock' --quiet \
+	    --output-file .venv/constraints.txt
 	grep -vE '^(nvidia-|cuda-|triton)' .venv/constraints.txt >constraints.txt
 
 clean: ## remove what the others made

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from notebook_tools import ROOT
+from shardlab.pictures.svg import one_thread
 
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -18,7 +19,7 @@ import on_cuda  # noqa: E402
 import peers  # noqa: E402
 from timing import race, rounds, summary  # noqa: E402
 
-TRY = ["--device", "cpu", "--size", "256", "--rounds", "2", "--sample", "0"]
+TRY = ["--device", "cpu", "--size", "128", "--rounds", "2", "--sample", "0"]
 
 
 # timing
@@ -52,13 +53,14 @@ def test_a_race_takes_about_as_long_as_it_may_and_its_base_is_the_last():
 # on CUDA
 
 
+@one_thread()
 def test_the_program_for_cuda_runs(tmp_path):
     out = tmp_path / "results.json"
     on_cuda.main([*TRY, "--out", str(out)])
     results = json.loads(out.read_text())
     assert list(results) == ["splits", "cliff", "sums", "errors", "overhead"]
     for part in results.values():
-        assert part["at"]["size"] == 256 and part["at"]["rounds"] == 2 and part["rows"]
+        assert part["at"]["size"] == 128 and part["at"]["rounds"] == 2 and part["rows"]
         for row in part["rows"]:
             numbers = [value for key, value in row.items() if key in ("us", "ratio", "error")]
             assert numbers and all(math.isfinite(number) and number > 0 for number in numbers), row

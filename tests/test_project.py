@@ -12,7 +12,8 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 IN_CONDA = {"torch": "pytorch"}  # where conda-forge has another name
 
 
@@ -26,12 +27,23 @@ def test_conda_environment_equals_pyproject():
     assert [entry for entry in conda["dependencies"] if not isinstance(entry, str)] == [{"pip": ["-e ."]}]
 
 
-def test_every_requirement_is_pinned():
+def pinned():
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    pins = [Requirement(line) for line in lines]
+    return [Requirement(line) for line in lines]
+
+
+def test_every_requirement_is_pinned():
+    pins = pinned()
     assert all(re.fullmatch(r"==[^*]+", str(pin.specifier)) for pin in pins)
     for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
         need = Requirement(text)
         versions = [str(pin.specifier)[2:] for pin in pins if pin.name == need.name]
         assert versions, f"{need.name} is not in constraints.txt: make lock"
         assert all(need.specifier.contains(version) for version in versions), f"{need.name} {versions}: make lock"
+
+
+def test_what_builds_the_package_is_pinned():
+    """pip builds in an environment of its own, which knows no constraints: the versions stand twice, and are equal."""
+    wanted = [Requirement(text) for text in PYPROJECT["build-system"]["requires"]]
+    assert PYPROJECT["build-system"]["build-backend"].partition(".")[0] in {need.name for need in wanted}
+    assert {str(need) for need in wanted} <= {str(pin) for pin in pinned()}
