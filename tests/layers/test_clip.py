@@ -130,6 +130,12 @@ def test_tied_parameters_count_and_are_clipped_once():
     norm = clip_grad_norm_([one, other], 1.0)
     torch.testing.assert_close(norm, torch.tensor(12.0).sqrt())
     torch.testing.assert_close(one.weight.grad.shards, (before / (norm + 1e-6)).shards)
+    plain, twin = nn.Linear(3, 4, bias=False), nn.Linear(3, 4, bias=False)
+    twin.weight = plain.weight
+    plain(torch.ones(1, 3)).sum().backward()
+    norm = clip_grad_norm_([one, plain, twin], 1.0)
+    torch.testing.assert_close(norm, torch.tensor(1.0 + 12.0).sqrt())
+    torch.testing.assert_close(plain.weight.grad, torch.ones(4, 3) / (norm + 1e-6))
 
 
 def test_along_the_tp_axis_each_group_has_the_dense_norm():

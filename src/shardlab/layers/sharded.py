@@ -42,15 +42,24 @@ class ShardedModule(nn.Module):
         require grad, unless it is a parameter that does not."""
         trained = not isinstance(tensor, nn.Parameter) or tensor.requires_grad
         placed = self.mesh.replicate(tensor) if dim is None else self.mesh.shard(tensor, dim)
-        self.dims[name], self.names[name] = dim, [f"{name}_{rank}" for rank in self.mesh.ranks]
-        for own, shard in zip(self.names[name], placed.shards, strict=True):
+        self.dims[name] = dim
+        for own, shard in self.named(name, placed):
             self.register_parameter(own, nn.Parameter(shard, trained))
 
+    def hold_buffer(self, name, tensor, persistent=True):
+        """The same for what is not trained: the buffers `name_0`, `name_1`, …, replicated."""
+        for own, shard in self.named(name, self.mesh.replicate(tensor)):
+            self.register_buffer(own, shard, persistent)
+
+    def named(self, name, x_):
+        self.names[name] = [f"{name}_{rank}" for rank in self.mesh.ranks]
+        return zip(self.names[name], x_.shards, strict=True)
+
     def held(self, name):
-        """The parameters of this name, as a Shards."""
-        parameters, names = self._parameters, self.names[name]
+        """The parameters (or buffers) of this name, as a Shards."""
+        kept, names = self._parameters if name in self.dims else self._buffers, self.names[name]
         try:
-            return Shards([parameters[own] for own in names], self.mesh.root)
+            return Shards([kept[own] for own in names], self.mesh.root)
         except KeyError as lost:
             raise RuntimeError(
                 f"{self.told()} has lost its parameter {lost}: weight_norm, prune and parametrizations would see a "
@@ -58,11 +67,12 @@ class ShardedModule(nn.Module):
             ) from None
 
     def whole(self, name):
-        """The dense value of the parameters of this name, on the device of the first shard here (an all-gather)."""
-        held_, dim = self.held(name), self.dims[name]
+        """The dense value of what is held under this name, on the device of the first shard here (an all-gather)."""
+        held_, dim = self.held(name), self.dims.get(name)
         with torch.no_grad():
             whole_ = held_ if dim is None else self.mesh.all_gather(held_, dim)
-        return nn.Parameter(whole_.shards[0].detach().clone(), held_.requires_grad)
+        whole = whole_.shards[0].detach().clone()
+        return nn.Parameter(whole, held_.requires_grad) if name in self.dims else whole
 
     def told(self):
         return f"{type(self).__name__} on {self.mesh}"
