@@ -6,7 +6,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from shardlab.pictures.diagrams import product, split
 from shardlab.pictures.figure import Figure, heat, styled
-from shardlab.pictures.svg import COLOURS, about, largest, plain, shrink
+from shardlab.pictures.svg import COLOURS, about, difference, largest, shrink
 
 __all__ = ["additivity", "error_by_k", "mismatch", "mismatch_by_shards", "product", "split"]
 
@@ -30,9 +30,7 @@ def mismatch(got, want, title="got - want"):
     >>> mismatch(torch.tensor([[1.0, 2.5]]), torch.tensor([[1.0, 2.0]])).alt
     'got - want: a heat map of [1, 2]; largest error 0.5, 25 % of the largest value.'
     """
-    if got.shape != want.shape:
-        raise ValueError(f"got is {list(got.shape)} and want {list(want.shape)}: their shapes must be equal")
-    wrong = got.detach().cpu().double() - want.detach().cpu().double()
+    wrong = difference(got, want)
     cells = shrink(wrong.reshape(-1, wrong.shape[-1] if wrong.dim() else 1))
     scale, share = largest([wrong]), largest([wrong]) / (largest([want]) or 1)
     said = f"largest error {about(scale)}, {about(100 * share)} % of the largest value"
@@ -40,11 +38,11 @@ def mismatch(got, want, title="got - want"):
     figure, axes = _figure(6, 2.4 if len(cells) < 5 else 4.2, alt)
     image = heat(axes, cells, scale, aspect="auto")
     if cells.numel() <= 64:
-        for (i, j), value in _entries(cells):
-            axes.text(j, i, f"{value:.4f}", ha="center", va="center", fontsize=9)
+        for i, j in torch.cartesian_prod(*map(torch.arange, cells.shape)).tolist():
+            axes.text(j, i, f"{cells[i, j]:.4f}", ha="center", va="center", fontsize=9)
     if scale:
         i, j = divmod(cells.abs().nan_to_num(torch.inf).argmax().item(), cells.shape[1])
-        axes.add_patch(_box(j - 0.5, i - 0.5, 1, 1, fill=False, lw=2))
+        axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, lw=2))
     axes.set(title=f"{title}: {said}", xticks=[], yticks=[])
     axes.title.set_fontsize(10)
     axes.spines[:].set_visible(False)
@@ -150,12 +148,3 @@ def _names(figure, axes, series, xs):
 
 def _said(series):
     return "; ".join(f"{name}: {', '.join(map(about, ys))}" for name, ys in series.items())
-
-
-def _entries(matrix):
-    """Give each entry with its place: ((row, column), value)."""
-    return [((i, j), value) for i, row in enumerate(plain(matrix).tolist()) for j, value in enumerate(row)]
-
-
-def _box(x, y, width, height, **style):
-    return Rectangle((x, y), width, height, **style)

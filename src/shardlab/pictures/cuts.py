@@ -8,6 +8,7 @@ from shardlab.pictures.svg import CHAR, flow, number, plain, stack, text, words
 LEGIBLE = 8  # up to this many rows and columns the values themselves are shown
 PAGE = 1100  # the width at which a line of drawings wraps
 ROW = 22  # the height of a row of values
+CUTS = {"column": (None, 1), "row": (1, 0)}  # the dims that X and W are cut along; None: whole on every shard
 
 
 @svg.one_thread()
@@ -18,13 +19,14 @@ def split(X, W, Y, how, n, parts=None, f="", when="after", note=""):
     before the collective, [B, F/n] each by column and [B, F] each by row (where they are not given, the plain
     products). `f` names the nonlinearity; `when` says whether it comes "before" or "after" the collective.
     """
-    if how not in ("column", "row"):
-        raise ValueError(f'how must be "column" or "row", not {how!r}')
+    xs, ws = pieces(X, W, how, n)
     shown = max(*X.shape, *W.shape) <= LEGIBLE
     parts = products(X, W, how, n) if parts is None else parts
     inner, outer = (f, "") if when == "before" else ("", f)
-    steps = _by_column if how == "column" else _by_row
-    lines = [flow(line, 16, page=PAGE) for line in steps(X, W, Y, n, parts, inner, outer, shown)]
+    x_dim, w_dim = CUTS[how]
+    factors = [_factor("X", X, xs, x_dim, shown), _sign("@"), _factor("W", W, ws, w_dim, shown)]
+    meet = _side_by_side if how == "column" else _summed
+    lines = [flow(line, 16, page=PAGE) for line in (factors, meet(Y, parts, inner, outer, shown))]
     said = f"X {list(X.shape)} @ W {list(W.shape)} split by {how} over {n} shards; {_SAID[how]}. {note}"
     return svg.svg(stack(lines + ([words(note)] if note else []), 20), said.strip())
 
@@ -32,39 +34,41 @@ def split(X, W, Y, how, n, parts=None, f="", when="after", note=""):
 _SAID = {"column": "all_gather puts the parts side by side", "row": "all_reduce adds the partial sums"}
 
 
+def pieces(X, W, how, n):
+    """Give what each of n shards multiplies, (those of X, those of W); see `CUTS`."""
+    if how not in CUTS:
+        raise ValueError(f'how must be "column" or "row", not {how!r}')
+    return [[m] * n if dim is None else m.tensor_split(n, dim) for m, dim in zip((X, W), CUTS[how], strict=True)]
+
+
 def products(X, W, how, n):
     """Compute what each of n shards does: its columns of X @ W by "column", a partial sum of it by "row"."""
-    if how == "column":
-        return [X @ w for w in W.tensor_split(n, 1)]
-    return [x @ w for x, w in zip(X.tensor_split(n, 1), W.tensor_split(n, 0), strict=True)]
+    return [x @ w for x, w in zip(*pieces(X, W, how, n), strict=True)]
 
 
-def _by_column(X, W, Y, n, parts, inner, outer, shown):
-    whole = f"Y = {_call(outer, _several('Y', n, ' | '))}, on every shard"
+def _factor(name, whole, cut, dim, shown):
+    said = {None: "whole on every shard", 0: "cut by rows, dim=0", 1: "cut by columns, dim=1"}[dim]
+    drawn = _pieces(cut[:1] if dim is None else cut, dim, f"{name}_", shown)
+    return _titled(f"{name} {list(whole.shape)} {said}", drawn)
+
+
+def _side_by_side(Y, parts, inner, outer, shown):
+    whole = f"Y = {_call(outer, _several('Y', len(parts), ' | '))}, on every shard"
     joined = Y.split([part.shape[1] for part in parts], 1)
-    yield [
-        _titled(f"X {list(X.shape)} whole on every shard", _pieces([X], None, "", shown)),
-        _sign("@"),
-        _titled(f"W {list(W.shape)} cut by columns, dim=1", _pieces(W.tensor_split(n, 1), 1, "W_", shown)),
-    ]
-    yield [
+    return [
         _titled(f"Y_r = {_call(inner, 'X @ W_r')}", _pieces(parts, 1, "Y_", shown, gap=14)),
         _arrive(_sign("all_gather", "side by side"), _titled(whole, _pieces(joined, 1, "Y_", shown, 0))),
     ]
 
 
-def _by_row(X, W, Y, n, parts, inner, outer, shown):
+def _summed(Y, parts, inner, outer, shown):
+    n = len(parts)
     total = f"Y = {_call(outer, _several('P', n, ' + '))}"
     scale, small, sums = svg.largest([*parts, Y]), shown and n * Y.shape[1] <= 2 * LEGIBLE, []
     for rank, part in enumerate(parts):
         drawn = _pieces([part], 1, "P_", small, scale=scale, first=rank, most=260 if n <= 3 else 98)
         sums.append(flow([_sign("+"), drawn], 4) if rank else drawn)
-    yield [
-        _titled(f"X {list(X.shape)} cut by columns, dim=1", _pieces(X.tensor_split(n, 1), 1, "X_", shown)),
-        _sign("@"),
-        _titled(f"W {list(W.shape)} cut by rows, dim=0", _pieces(W.tensor_split(n, 0), 0, "W_", shown)),
-    ]
-    yield [
+    return [
         _titled(f"P_r = {_call(inner, 'X_r @ W_r')}", flow(sums, 6, page=PAGE)),
         _arrive(_sign("all_reduce", "sum"), _titled(total, _pieces([Y], None, "", shown, scale=scale))),
     ]

@@ -4,7 +4,7 @@ import math
 
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from shardlab.pictures.cuts import LEGIBLE, products
+from shardlab.pictures.cuts import LEGIBLE, pieces, products
 from shardlab.pictures.figure import Figure, heat, styled
 from shardlab.pictures.svg import COLOURS, ON_COLOUR, largest, plain, shrink
 
@@ -43,11 +43,9 @@ def split(X, W, Y, how, n, parts=None, f="", when="after"):
     >>> split(X, W, X @ W, "row", 2).alt
     'X [2, 4] @ W [4, 4] split by row over 2 shards; all_reduce: P_0 + P_1. On every shard Y [2, 4].'
     """
-    if how not in ("column", "row"):
-        raise ValueError(f'how must be "column" or "row", not {how!r}')
+    xs, ws = pieces(X, W, how, n)
     page, column = _Page(X, W, Y, n), how == "column"
     parts = products(X, W, how, n) if parts is None else parts
-    xs, ws = ([X] * n, W.tensor_split(n, 1)) if column else (X.tensor_split(n, 1), W.tensor_split(n, 0))
     inner, outer = (f, "") if when == "before" else ("", f)
     part = "Y" if column else "P"
     places, y = page.lines(xs, ws, parts, part, inner)

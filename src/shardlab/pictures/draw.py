@@ -127,9 +127,7 @@ def error_map(got, want, note=""):
     ...     torch.tensor([[1.0, 2.5]]), torch.tensor([[1.0, 2.0]]))
     True
     """
-    if got.shape != want.shape:
-        raise ValueError(f"got is {list(got.shape)} and want {list(want.shape)}: their shapes must be equal")
-    wrong = got.detach().cpu().double() - want.detach().cpu().double()
+    wrong = svg.difference(got, want)
     sizes = wrong.abs()
     if not sizes.sum().isfinite():
         sizes = sizes.nan_to_num(torch.inf)  # what is not a number is the worst error of all

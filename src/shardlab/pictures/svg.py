@@ -226,6 +226,13 @@ def plain(tensor):
     return (tensor.abs() if tensor.is_complex() else tensor).float()
 
 
+def difference(got, want):
+    """Give got - want in float64; both have one shape (else a ValueError)."""
+    if got.shape != want.shape:
+        raise ValueError(f"got is {list(got.shape)} and want {list(want.shape)}: their shapes must be equal")
+    return got.detach().cpu().double() - want.detach().cpu().double()
+
+
 def largest(tensors):
     """Give the largest finite magnitude in several tensors, 0.0 where there is none."""
     return max((max(-low, high) for low, high in (span(t) for t in tensors if t.numel())), default=0.0)
