@@ -1,5 +1,6 @@
 """`python -m shardlab`: the devices, and a notebook run as a program."""
 
+import importlib.util
 import os
 import runpy
 import subprocess
@@ -15,6 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from test_ranks import end, torchrun
 
 from notebook_tools import LESSONS, NOTEBOOKS, ROOT, code_cells, read
+from shardlab.plumbing import agreement
 from shardlab.ranks.fates import verdict, whereabouts
 
 main = runpy.run_module("shardlab.__main__")["main"]
@@ -78,6 +80,12 @@ def test_cells_behave_as_in_jupyter(tmp_path, capsys):
     shown = "\n".join(shown for _, shown in AS_IN_JUPYTER if shown)
     assert "\n".join(lines) == f"{shown}\npassed: {path}, {len(AS_IN_JUPYTER)} cells on one process"
     assert said.err == ""
+
+
+def test_the_lines_of_the_shell_are_nobodys():
+    assert agreement.is_plumbing(InteractiveShell.run_cell.__code__.co_filename)
+    assert agreement.is_plumbing(importlib.util.find_spec("ipykernel").origin)
+    assert not agreement.is_plumbing("/tmp/ipykernel_8/123.py") and not agreement.is_plumbing("a.ipynb, cell 3")
 
 
 ALONE = [  # a cell that wants a person or a screen, and what it shows
@@ -252,10 +260,14 @@ def test_the_odd_one_of_a_mismatch_is_named(tmp_path):
 @pytest.mark.timeout(200)
 def test_one_collective_more_than_the_others(tmp_path):
     """It meets the last one, in which every rank says that it has come to its end."""
-    path = notebook(tmp_path, SETUP, "if mesh.ranks == [1]:\n    mesh.all_gather(x_, dim=0)", "print('end')")
-    _, err = fails(3, path)
+    more = "%%time\n!echo said\nif mesh.ranks == [1]:\n    mesh.all_gather(x_, dim=0)"
+    path = notebook(tmp_path, SETUP, more, "display('end')")
+    out, err = fails(3, path)
+    lines = out.splitlines()
+    assert (lines[0], lines[-1], lines.count("said")) == ("said", "'end'", 1), "what a magic prints, too, rank 0 alone"
     assert f"FAILED on rank 1 of 3: {path}, cell 1\n" in err
     assert "shard 1: all_gather" in err and "shard 2: all_reduce sum" in err and "after its last cell" in err
+    assert "shard 1 line 3 of its timed cell" in err and "interactiveshell.py" not in err
 
 
 @pytest.mark.ranks
