@@ -93,7 +93,7 @@ ALONE = [  # a cell that wants a person or a screen, and what it shows
     ("import ipywidgets\n\nipywidgets.IntSlider()", "IntSlider(value=0)"),
     ("ipywidgets.interact(lambda x: print('twice', 2 * x), x=3);", "twice 6"),
     ("import sys\n\nsys.stdin.readline()", "''"),
-    ("%matplotlib widget", ""),
+    ("%matplotlib widget\n%env MPLBACKEND", "'module://matplotlib_inline.backend_inline'"),
     ("import matplotlib.pyplot as plt\n\nplt.plot([1, 2])\nplt.show()", "<Figure size 640x480 with 1 Axes>"),
     ("%matplotlib qt\n%gui tk", ""),
     ("%edit", "left there: {path}, cell 7"),
@@ -103,13 +103,27 @@ ALONE = [  # a cell that wants a person or a screen, and what it shows
 ]
 
 
-def test_what_wants_a_person_or_a_screen_does_no_harm(tmp_path, capsys):
+def test_what_wants_a_person_or_a_screen_does_no_harm(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)
     path = notebook(tmp_path, *[cell for cell, _ in ALONE])
     main([path])
     said = capsys.readouterr().out
     for _, shown in ALONE:
         assert shown.format(path=path) in said
     assert "never" not in said and said.endswith(f"passed: {path}, 7 cells on one process\n")
+
+
+def test_a_command_of_a_cell_has_no_input(tmp_path, capsys):
+    keyboard, (reader, writer) = os.dup(0), os.pipe()
+    os.write(writer, b"typed")
+    os.dup2(reader, 0)
+    try:
+        main([notebook(tmp_path, "!head -c 5")])
+    finally:
+        os.dup2(keyboard, 0)
+        for fd in (keyboard, reader, writer):
+            os.close(fd)
+    assert "typed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -148,7 +162,9 @@ def test_a_notebook_leaves_everything_as_it_was(tmp_path, capsys, monkeypatch):
         (tmp_path / name / "beside.py").write_text(f"value = {name!r}")
     looks = "'NEW' in os.environ, torch.get_default_dtype(), torch.is_grad_enabled(), 'sets' in globals()"
     paths = [
-        notebook(tmp_path / "one", "import beside\n\nbeside.value", sets, "sets = torch.set_grad_enabled(False)"),
+        notebook(
+            tmp_path / "one", "import beside\n\nbeside.value", sets, "sets = torch.set_grad_enabled(False)\n%store sets"
+        ),
         notebook(tmp_path / "two", "import os\n\nimport beside\nimport torch\n\nbeside.value", looks),
     ]
 
@@ -159,7 +175,7 @@ def test_a_notebook_leaves_everything_as_it_was(tmp_path, capsys, monkeypatch):
     main(paths)
     assert state() == before
     shown = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("passed")]
-    assert shown == ["'one'", "'two'", "(False, torch.float32, True, False)"]
+    assert shown == ["'one'", "Stored 'sets' (set_grad_enabled)", "'two'", "(False, torch.float32, True, False)"]
     assert not list(home.iterdir()) and not InteractiveShell.initialized()
 
 
