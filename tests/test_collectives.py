@@ -263,11 +263,61 @@ def test_a_second_derivative_is_torchs_clear_error(name):
         grad_.sum().backward()
 
 
-def test_an_output_that_nobody_uses_has_a_zero_gradient():
+HALVES = {  # a backward that is not every shard's: what its error says
+    "a loss of shard 1": (lambda y_: y_.shards[1].sum().backward(), "no gradient came back to shards 0, 2, "),
+    "a mean over shards": (lambda y_: torch.stack(y_.shards).mean().backward(), "began at a plain tensor"),
+    "a list of tensors": (lambda y_: torch.autograd.backward([y.sum() for y in y_.shards]), "began at a plain tensor"),
+    "put back": (lambda y_: Shards([y_.shards[0].sum()] * 3, y_.mesh).backward(), "came back to shards 1, 2, "),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ORACLE))
+@pytest.mark.parametrize("how", HALVES)
+def test_a_backward_of_some_shards_alone_is_refused(name, how):
+    """In one process they would get other gradients than over ranks (modelscope/ms-swift#9947, tevatron#30)."""
+    mesh, (backward, said) = Mesh(3, devices=["cpu"]), HALVES[how]
+    x_ = mesh.replicate(torch.ones(3, 3, requires_grad=True))
+    y_ = run(mesh, name, x_, 0, 1)
+    name = name.removesuffix("_partial")
+    with pytest.raises(RuntimeError, match=f"backward of {name}: .*{said}.*loss_.backward"):
+        backward(y_)
+    assert x_.grad is None
+
+
+def test_the_way_that_the_error_tells_of_gives_the_dense_gradients():
+    torch.manual_seed(0)
+    mesh, X, T = Mesh(2, devices=["cpu"]), torch.randn(2, 4), torch.randn(2, 6)
+    W = torch.randn(4, 6, requires_grad=True)
+    (X @ W - T).pow(2).mean().backward()
+    W_ = mesh.shard(W, dim=1)
+    y_ = mesh.all_gather(mesh.replicate(X) @ W_, dim=1)
+    loss_ = (y_ - mesh.replicate(T)).pow(2).mean()
+    loss_.backward()
+    torch.testing.assert_close(torch.cat(W_.grad.shards, 1), W.grad)
+
+
+def test_one_shard_alone_is_all_shards():
+    x_ = Mesh(1, devices=["cpu"]).replicate(torch.ones(2, requires_grad=True))
+    x_.mesh.copy(x_).shards[0].sum().backward()
+    assert x_.grad.shards[0].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("keeps", ["exp", "tanh", "sigmoid", "sqrt"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_what_backward_still_needs_is_not_given_away(keeps, n):
+    """`donate=True` lets the sum take the memory of what exp keeps for its backward: an error, here as over ranks."""
+    x_ = Mesh(n, devices=["cpu"]).replicate(torch.ones(2, requires_grad=True))
+    loss_ = x_.mesh.all_reduce(getattr(x_, keeps)(), donate=True).sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss_.backward()
+    x_.mesh.all_reduce((x_ * 2), donate=True).sum().backward()
+    assert x_.grad.shards[0].tolist() == [2, 2]
+
+
+def test_the_largest_is_nan_where_one_shard_has_a_nan():
     mesh = Mesh(3, devices=["cpu"])
-    x_ = mesh.replicate(torch.ones(2, requires_grad=True))
-    mesh.copy(x_).shards[1].sum().backward()
-    assert [grad.tolist() for grad in x_.grad.shards] == [[1.0, 1.0]] * 3
+    nan_ = torch.where(mesh.rank == 1, torch.nan, 1.0)
+    assert [biggest.isnan().item() for biggest in mesh.all_reduce(nan_, op="max").shards] == [True] * 3
 
 
 # the record

@@ -2,9 +2,12 @@
 
 import copy
 import os
+import pickle
+import re
 import subprocess
 import sys
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -158,7 +161,7 @@ def test_shard_and_replicate(n, shape, dtype, data):
 def test_placed_shards_are_leaves_of_their_own(place, requires_grad):
     mesh = Mesh(3, devices=["cpu"])
     source = torch.ones(4, 7, requires_grad=requires_grad)
-    x_ = place(mesh, source * 1 if requires_grad else source)
+    x_ = place(mesh, source)
     assert x_.is_leaf and x_.requires_grad is requires_grad
     places = [t.untyped_storage().data_ptr() for t in (source, *x_.shards)]
     assert len(set(places)) == 4
@@ -189,6 +192,64 @@ def test_what_cannot_be_placed():
             mesh.shard(torch.ones(4), dim)
     with pytest.raises(IndexError, match="shard: dim=0"):
         mesh.shard(torch.tensor(1.0), 0)
+
+
+@pytest.mark.parametrize("place", [lambda m, t: m.shard(t, dim=1), lambda m, t: m.replicate(t)])
+def test_a_history_is_not_cut_in_silence(place):
+    """The layers before would get no gradient (pytorch/PiPPy#319): refused, and `detach()` is the way that works."""
+    mesh, first = Mesh(2, devices=["cpu"]), torch.nn.Linear(4, 4)
+    h = first(torch.ones(2, 4))
+    with pytest.raises(ValueError, match=r"\[2, 4\], has a history \(AddmmBackward0\).*x\.detach\(\)"):
+        place(mesh, h)
+    with pytest.raises(ValueError, match="PermuteBackward0"):
+        place(mesh, first.weight.T)
+    assert place(mesh, h.detach()).requires_grad is False
+    assert place(mesh, first.weight).requires_grad is True
+    with torch.no_grad():
+        place(mesh, h)
+
+
+@pytest.mark.parametrize(
+    "odd, way",
+    [
+        (torch.ones(2, 2).to_sparse(), "x.to_dense()"),
+        (torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8), "x.dequantize()"),
+        (torch.ones(2, 2, device="meta"), ""),
+    ],
+)
+def test_what_holds_no_plain_numbers_is_not_placed(odd, way):
+    mesh = Mesh(2, devices=["cpu"])
+    for place in (mesh.replicate, lambda x: mesh.shard(x, 0)):
+        with pytest.raises(TypeError, match=rf"\[2, 2\].*{re.escape(way)}"):
+            place(odd)
+    if way:
+        assert mesh.replicate(eval(way, {"x": odd})).shape == (2, 2)
+
+
+def test_numbers_of_numpy_are_numbers():
+    mesh = Mesh(numpy.int64(3), devices="cpu")
+    assert (mesh.size, mesh.axes, mesh.devices) == (3, {"tp": 3}, [torch.device("cpu")] * 3)
+    x_ = mesh.shard(torch.ones(2, 3), dim=numpy.int32(1))
+    assert mesh.all_gather(x_, dim=numpy.int64(-1)).shape == (2, 3)
+    assert mesh.broadcast(x_, src=numpy.int8(2)).shape == (2, 1)
+    for dim in (True, "1", numpy.float64(1), mesh.rank):
+        with pytest.raises(IndexError, match="does not exist"):
+            mesh.shard(torch.ones(2, 3), dim)
+    for src in (None, True, "0", 1.0, 3):
+        with pytest.raises(ValueError, match=f"src={src} is no shard of"):
+            mesh.broadcast(x_, src=src)
+
+
+def test_a_mesh_has_no_more_shards_than_make_sense():
+    with pytest.raises(ValueError, match="1,000,000,000 shards; 4,096 are the most"):
+        Mesh(10**9)
+
+
+def test_a_mesh_stays_in_its_process():
+    mesh = Mesh(2, devices=["cpu"])
+    with pytest.raises(TypeError, match=r"make it there, with Mesh\(tp=2\)"):
+        pickle.dumps(mesh)
+    assert copy.copy(mesh) is mesh and copy.deepcopy(mesh) is mesh
 
 
 def test_the_rank_is_a_value_of_this_mesh():

@@ -7,15 +7,16 @@ below returns its outputs for one group of shards, and reads as a pair: what goe
 import torch
 
 from shardlab.plumbing.agreement import agree
-from shardlab.plumbing.backward import apart
+from shardlab.plumbing.backward import refuse_half_a_backward
 
 
 class Pair(torch.autograd.Function):
     """One autograd node: `forward` over the group's tensors, `backward` over their gradients."""
 
     @staticmethod
-    def forward(ctx, group, forward, backward, *parts):
-        ctx.group, ctx.back, ctx.site = group, backward, group.site()
+    def forward(ctx, name, group, forward, backward, *parts):
+        ctx.name, ctx.group, ctx.back, ctx.site = name, group, backward, group.site()
+        ctx.set_materialize_grads(False)  # a gradient that is missing is None, and not zeros
         return tuple(forward(parts))
 
     @staticmethod
@@ -26,17 +27,19 @@ class Pair(torch.autograd.Function):
 
 
 def go_back(ctx, *grads):
+    if len(grads) > 1:
+        refuse_half_a_backward(ctx.name, ctx.group.members, grads)
     phase = ctx.group.note.recorder.phase
     phase.name, phase.site = "backward", ctx.site
     try:
-        return None, None, None, *ctx.back(grads)
+        return None, None, None, None, *ctx.back(grads)
     finally:
         phase.name, phase.site = "forward", None
 
 
-def pair(group, parts, forward, backward):
+def pair(name, group, parts, forward, backward):
     if torch.is_grad_enabled() and True in [part.requires_grad for part in parts]:
-        return Pair.apply(group, forward, backward, *parts)
+        return Pair.apply(name, group, forward, backward, *parts)
     return forward(parts)
 
 
@@ -44,6 +47,7 @@ def copy(group, parts):
     """Forward: each shard takes the replicated value as it is. Backward: all-reduce. Megatron-LM's *f*."""
     agree("copy", [part.shape for part in parts], "shape")
     return pair(
+        "copy",
         group,
         parts,
         forward=lambda xs: xs,
@@ -55,6 +59,7 @@ def all_reduce(group, parts, donated=False):
     """Forward: the sum, on every shard; over ranks in the memory of `parts`, if that is `donated`. Backward: each
     shard's gradient as it is. Megatron-LM's *g*."""
     return pair(
+        "all_reduce",
         group,
         parts,
         forward=lambda xs: summed(group, xs, donated),
@@ -72,6 +77,7 @@ def all_gather(group, parts, dim):
     """Forward: the shards side by side along `dim`, on every shard. Backward: each keeps its own slice."""
     sizes = sizes_along(group, "all_gather", parts, dim)
     return pair(
+        "all_gather",
         group,
         parts,
         forward=lambda xs: group.all_gather(xs, dim, sizes),
@@ -84,6 +90,7 @@ def all_gather_partial(group, parts, dim):
     is a reduce-scatter (sequence parallelism)."""
     sizes = sizes_along(group, "all_gather", parts, dim)
     return pair(
+        "all_gather",
         group,
         parts,
         forward=lambda xs: group.all_gather(xs, dim, sizes),
@@ -96,10 +103,11 @@ def scatter(group, parts, dim):
     agree("scatter", [part.shape for part in parts], "shape")
     sizes = split_sizes(parts[0].shape[dim], group.size)
     return pair(
+        "scatter",
         group,
         parts,
         forward=lambda xs: group.keep(xs, dim, sizes),
-        backward=lambda grads: apart(gathered(group, grads, dim, sizes)),
+        backward=lambda grads: gathered(group, grads, dim, sizes),
     )
 
 
@@ -108,10 +116,11 @@ def reduce_scatter(group, parts, dim):
     shapes = group.shapes("reduce_scatter", parts, dim)
     sizes = split_sizes(shapes[0][dim], group.size)
     return pair(
+        "reduce_scatter",
         group,
         parts,
         forward=lambda xs: group.reduce_scatter(countable(group, "reduce_scatter", xs), dim, sizes),
-        backward=lambda grads: apart(gathered(group, grads, dim, sizes)),
+        backward=lambda grads: gathered(group, grads, dim, sizes),
     )
 
 
@@ -127,6 +136,7 @@ def all_to_all(group, parts, split_dim, concat_dim):
         return group.all_to_all(grads, concat_dim, concat, split_dim, split)
 
     return pair(
+        "all_to_all",
         group,
         parts,
         forward=lambda xs: group.all_to_all(xs, split_dim, split, concat_dim, concat),
@@ -138,6 +148,7 @@ def broadcast(group, parts, src):
     """Forward: every shard gets shard `src`'s value. Backward: the gradients are summed into shard `src`."""
     group.shapes("broadcast", parts, src)
     return pair(
+        "broadcast",
         group,
         parts,
         forward=lambda xs: group.broadcast(xs, src),
@@ -147,6 +158,8 @@ def broadcast(group, parts, src):
 
 def summed(group, parts, donated=False):
     group.shapes("all_reduce sum", parts)
+    if donated:
+        torch.autograd.graph.increment_version(parts)  # whoever kept them for backward (as exp does) will be told
     return group.all_reduce(countable(group, "all_reduce", parts), donated=donated)
 
 
@@ -154,7 +167,7 @@ def gathered(group, grads, dim, sizes):
     """The all-gather of a backward: its sizes are known from the forward."""
     if group.elsewhere and sizes_along(group, "all_gather", grads, dim) != sizes:
         raise ValueError(f"scatter along dim {dim} wants one value on every shard, but their sizes differ")
-    return group.all_gather(grads, dim, sizes)
+    return group.all_gather(grads, dim, sizes, own=True)
 
 
 def met(group, collective, grads, *how):

@@ -4,7 +4,7 @@ In one process the mesh holds all the shards and deals them over the devices. Un
 each process holds its own shard alone. The lesson's code is the same in both.
 """
 
-import copy
+import operator
 from contextlib import contextmanager
 from functools import partial
 from math import prod
@@ -17,8 +17,9 @@ from shardlab.moves import OneProcess, OverRanks
 from shardlab.plumbing.devices import deal
 from shardlab.plumbing.world import axis_groups, joined_world
 from shardlab.record import Recorder
-from shardlab.shards import Shards
+from shardlab.shards import Shards, wrap
 
+MOST = 4096  # shards: in one process each is an object in a list
 REDUCES = {"sum": collectives.all_reduce, "max": collectives.all_reduce_max}
 GATHERS = {"replicated": collectives.all_gather, "partial": collectives.all_gather_partial}
 
@@ -46,10 +47,13 @@ class Mesh:
         self.world = joined_world()
         self.axes = axes or {"tp": size if size is not None else self.world or 2}
         for axis, length in self.axes.items():
-            if type(length) is not int or length < 1:
+            if (whole_number(length) or 0) < 1:
                 raise ValueError(f"axis {axis!r} wants a whole number of shards from 1 up, not {length!r}")
+        self.axes = {axis: whole_number(length) for axis, length in self.axes.items()}
         self.root, self.along = self, tuple(self.axes)
         total = self.total = prod(self.axes.values())
+        if total > MOST:
+            raise ValueError(f"{self} has {total:,} shards; {MOST:,} are the most that make sense in one program")
         if self.world and self.world != total:
             raise ValueError(
                 f"{self} wants {total} shards, but torch.distributed runs {self.world} ranks, one shard each. "
@@ -71,7 +75,8 @@ class Mesh:
     def __getitem__(self, axis):
         if axis not in self.axes:
             raise KeyError(f"{self} has no axis {axis!r}, only {', '.join(map(repr, self.axes))}")
-        view = copy.copy(self)
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
         view.along = (axis,)
         view.groups = view._groups()
         return view
@@ -85,7 +90,7 @@ class Mesh:
     def rank(self):
         """Each shard's index along the axis, itself a Shards (JAX's axis_index)."""
         indices = [torch.tensor(self.index(r), device=d) for r, d in zip(self.ranks, self.devices, strict=True)]
-        return Shards(indices, self.root)
+        return wrap(indices, self.root)
 
     def index(self, rank):
         """The index along this view's axes of the shard that has this rank in the whole mesh."""
@@ -98,7 +103,10 @@ class Mesh:
     # placing: from a plain tensor to a Shards
 
     def shard(self, tensor, dim):
-        """Cut `tensor` along `dim` (torch.tensor_split); each shard gets its piece, as a leaf of its own."""
+        """Cut `tensor` along `dim` (torch.tensor_split); each shard gets its piece, as a leaf of its own.
+
+        A tensor with a history (the output of a layer, a view of a parameter) is refused: the history would be cut.
+        """
         self._plain(tensor, "shard")
         pieces = tensor.tensor_split(self.size, self._dim(tensor, dim, "shard"))
         return self._place(tensor, [pieces[self.index(rank)] for rank in self.ranks])
@@ -150,9 +158,10 @@ class Mesh:
 
     def broadcast(self, x_, src=0):
         """Every shard gets shard `src`'s value; backward: the gradients are summed into shard `src`."""
-        if not 0 <= src < self.size:
+        root = whole_number(src)
+        if root is None or not 0 <= root < self.size:
             raise ValueError(f"src={src} is no shard of {self}: they are 0 to {self.size - 1}")
-        return self._collective("broadcast", lambda group, parts: collectives.broadcast(group, parts, src), x_)
+        return self._collective("broadcast", lambda group, parts: collectives.broadcast(group, parts, root), x_)
 
     @contextmanager
     def record(self):
@@ -172,30 +181,39 @@ class Mesh:
             raise ValueError(f"{name}: the shards are on {devices}, but their places are {self.devices}")
         dims = [self._dim(x_.shards[0], dim, name) for dim in dims]
         if len(self.groups) == 1:
-            return Shards([*pair(self.groups[0], x_.shards, *dims)], self.root)
+            return wrap([*pair(self.groups[0], x_.shards, *dims)], self.root)
         results = [None] * len(self.ranks)
         for group in self.groups:
             parts = [x_.shards[member] for member in group.members]
             for member, result in zip(group.members, pair(group, parts, *dims), strict=True):
                 results[member] = result
-        return Shards(results, self.root)
+        return wrap(results, self.root)
 
     def _place(self, source, pieces):
         placed = []
         for piece, device in zip(pieces, self.devices, strict=True):
             leaf = torch.empty(piece.shape, dtype=piece.dtype, device=device).copy_(piece.detach())
             placed.append(leaf.requires_grad_(source.requires_grad))
-        return Shards(placed, self.root)
+        return wrap(placed, self.root)
 
     def _plain(self, tensor, verb):
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"mesh.{verb} takes a plain tensor, not a {type(tensor).__name__}")
+        for kind, trait, way in CANNOT_BE_PLACED:
+            if trait(tensor):
+                raise TypeError(f"mesh.{verb} takes a plain tensor, and this one, {list(tensor.shape)}, {kind}: {way}")
+        if tensor.grad_fn is not None and torch.is_grad_enabled():
+            raise ValueError(
+                f"mesh.{verb} makes new leaves, and this tensor, {list(tensor.shape)}, has a history "
+                f"({type(tensor.grad_fn).__name__}), which would be cut: nothing before it would get a gradient. Place "
+                "what it was computed from, and compute it on the Shards; or, if the cut is meant, place x.detach()"
+            )
 
     def _dim(self, tensor, dim, verb):
-        dims = tensor.dim()
-        if not isinstance(dim, int) or not -dims <= dim < dims:
+        dims, number = tensor.dim(), whole_number(dim)
+        if number is None or not -dims <= number < dims:
             raise IndexError(f"{verb}: dim={dim!r} does not exist in a tensor of shape {list(tensor.shape)}")
-        return dim % dims
+        return number % dims
 
     def _position(self, rank):
         """The coordinates of a rank on the axes; the last axis runs fastest, as in torch's DeviceMesh."""
@@ -233,9 +251,28 @@ class Mesh:
 
     __hash__ = object.__hash__
 
+    def __copy__(self):
+        return self
+
     def __deepcopy__(self, memo):
         return self
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(f"a mesh belongs to its process, and is not saved or sent: make it there, with {self}")
 
     def __repr__(self):
         axes = ", ".join(f"{axis}={length}" for axis, length in self.axes.items())
         return f"Mesh({axes})" if self.along == tuple(self.axes) else f'Mesh({axes})["{self.along[0]}"]'
+
+
+CANNOT_BE_PLACED = [
+    ("is sparse", lambda tensor: tensor.layout is not torch.strided, "place x.to_dense()"),
+    ("is quantized", lambda tensor: tensor.is_quantized, "place x.dequantize()"),
+    ("is on the device meta and holds no numbers", lambda tensor: tensor.is_meta, "make it with numbers first"),
+]
+
+
+def whole_number(value):
+    """`value` as an int, also if it is one of numpy's; None for what is no whole number (True and False are none)."""
+    if not isinstance(value, (bool, Shards)) and hasattr(value, "__index__"):
+        return operator.index(value)

@@ -5,7 +5,7 @@ concatenation a `torch.cat`; `OverRanks` holds one shard and calls torch.distrib
 chooses once. Every move takes and returns a list with the tensor of each shard held here, and keeps its record.
 
 In one process, shards that a move leaves equal on one device are one buffer seen n times: nothing is gained
-from n copies of it, and `Shards` refuses to write into them in place.
+from n copies of it, and `Shards` refuses to write into them in place (over ranks, too).
 """
 
 import os
@@ -18,6 +18,7 @@ from torch.cuda import comm
 from shardlab.plumbing import agreement
 from shardlab.plumbing.agreement import agree, fit
 from shardlab.plumbing.devices import each_its_gpu
+from shardlab.plumbing.in_place import equal
 
 
 class Group:
@@ -85,10 +86,10 @@ class OneProcess(Group):
         whole = self.sum(parts, self.devices[0]) if op == "sum" else self.maximum(parts)
         return self.each_its_own(whole) if own else self.everywhere(whole)
 
-    def all_gather(self, parts, dim, sizes):
+    def all_gather(self, parts, dim, sizes, own=False):
         whole = self.concatenate(parts, dim)
         self.note("all_gather", parts[0], whole)
-        return self.everywhere(whole)
+        return self.each_its_own(whole) if own else self.everywhere(whole)
 
     def reduce_scatter(self, parts, dim, sizes):
         self.note("reduce_scatter", parts[0], parts[0])
@@ -155,17 +156,20 @@ class OneProcess(Group):
     def everywhere(self, whole):
         """`whole` for each shard: one buffer a device, seen by every shard that lives there."""
         if self.together:
-            return [whole, *[whole.detach() for _ in self.devices[1:]]]
+            return equal([whole, *[whole.detach() for _ in self.devices[1:]]])
         if self.by_nccl(whole):
-            return list(comm.broadcast(whole.contiguous(), [device.index for device in self.devices]))
+            return equal(self.one_each(whole))
         here = {device: whole.to(device) for device in set(self.devices)}
-        return [here[device].detach() for device in self.devices]
+        return equal([here[device].detach() for device in self.devices])
 
     def each_its_own(self, whole):
         """`whole` for each shard, in memory of its own: a gradient will be written into."""
         if self.by_nccl(whole):
-            return self.everywhere(whole)
+            return self.one_each(whole)
         return [whole, *[whole.to(device, copy=True) for device in self.devices[1:]]]
+
+    def one_each(self, whole):
+        return list(comm.broadcast(whole.contiguous(), [device.index for device in self.devices]))
 
 
 class OverRanks(Group):
@@ -237,7 +241,7 @@ class OverRanks(Group):
     def all_reduce(self, parts, op="sum", own=False, donated=False):
         self.note("all_reduce", parts[0], parts[0])
         whole = self.total(parts, donated) if op == "sum" else self.maximum(parts[0])
-        return [whole.to(parts[0].device)]
+        return self.arrived(whole, parts[0].device, own)
 
     def maximum(self, part):
         """gloo and nccl lose a NaN on the way, so it travels beside the values, as a 1."""
@@ -250,13 +254,13 @@ class OverRanks(Group):
         dist.all_reduce(both, dist.ReduceOp.MAX, group=self.process_group)
         return both[0].masked_fill(both[1] > 0, torch.nan)
 
-    def all_gather(self, parts, dim, sizes):
+    def all_gather(self, parts, dim, sizes, own=False):
         mine = self.send(pad(parts[0], dim, max(sizes)))
         everyone = [torch.empty_like(mine) for _ in sizes]
         dist.all_gather(everyone, mine, group=self.process_group)
         whole = torch.cat([part.narrow(dim, 0, size) for part, size in zip(everyone, sizes, strict=True)], dim)
         self.note("all_gather", parts[0], whole)
-        return [whole.to(parts[0].device)]
+        return self.arrived(whole, parts[0].device, own)
 
     def reduce_scatter(self, parts, dim, sizes):
         self.note("reduce_scatter", parts[0], parts[0])
@@ -282,13 +286,17 @@ class OverRanks(Group):
         self.note("broadcast", parts[0], parts[0])
         value = self.send(parts[0]).clone()
         dist.broadcast(value, group_src=src, group=self.process_group)
-        return [value.to(parts[0].device)]
+        return self.arrived(value, parts[0].device)
 
     def reduce(self, parts, dst):
         self.note("reduce", parts[0], parts[0])
         total = self.send(parts[0]).clone()
         dist.reduce(total, group_dst=dst, group=self.process_group)
         return [total.to(parts[0].device) if self.indices[0] == dst else torch.zeros_like(parts[0])]
+
+    def arrived(self, whole, device, own=False):
+        """What all ranks now have, as the shard of this one; to be written into only if it is its `own`."""
+        return [whole.to(device)] if own else equal([whole.to(device)])
 
 
 def pad(part, dim, size):

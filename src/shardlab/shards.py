@@ -4,15 +4,30 @@ Any torch function, method or operator acts on each shard alone and never commun
 one shard to another in the collectives of `shardlab.Mesh`, and nowhere else.
 """
 
+import copy
 import operator
+from functools import partial
 from itertools import repeat
 
+import numpy
 import torch
 
 from shardlab.pictures import draw
 from shardlab.plumbing import chance
-from shardlab.plumbing.backward import run_backward
+from shardlab.plumbing.backward import joint, run_backward
 from shardlab.plumbing.in_place import refuse_shared_memory, targets, writes
+from shardlab.plumbing.words import (
+    INSTEAD,
+    NO_LEAF,
+    NO_PARAMETER,
+    NOTHING_TO_GO_OVER,
+    brief,
+    of_one,
+    plain,
+    refuse_plain,
+    refused,
+    same,
+)
 
 
 class Shards:
@@ -32,10 +47,14 @@ class Shards:
 
     __slots__ = ("shards", "mesh")
     __hash__ = object.__hash__
+    __array_ufunc__ = None  # numpy.float64(2) * x_ is ours to compute
 
     def __init__(self, shards, mesh):
         if len(shards) != len(mesh.ranks):
             raise ValueError(f"{mesh} holds {len(mesh.ranks)} shards in this process, not {len(shards)}")
+        for rank, shard in zip(mesh.ranks, shards, strict=True):
+            if not isinstance(shard, torch.Tensor):
+                raise TypeError(f"shard {rank} is to be a tensor, not {brief(shard)}")
         self.shards = shards
         self.mesh = mesh
 
@@ -58,6 +77,10 @@ class Shards:
     @property
     def grad(self):
         """The gradients that backward left in the leaves, as a Shards (None before backward)."""
+        first = self.shards[0]
+        part = first._base is not None and first._base.requires_grad
+        if (part or first.grad_fn is not None) and not first.retains_grad:
+            raise RuntimeError(NO_LEAF)
         return combine([tensor.grad for tensor in self.shards], self.mesh, "grad")
 
     @grad.setter
@@ -65,13 +88,29 @@ class Shards:
         for tensor, grad in zip(self.shards, spread(value, self.mesh), strict=True):
             tensor.grad = grad
 
+    @property
+    def requires_grad(self):
+        return combine([tensor.requires_grad for tensor in self.shards], self.mesh, "requires_grad")
+
+    @requires_grad.setter
+    def requires_grad(self, value):
+        self.requires_grad_(value)
+
     def backward(self, gradient=None, **options):
         """One joint backward over the shards, each starting from its own copy of this (replicated) value."""
         gradients = gradient if gradient is None else spread(gradient, self.mesh)
         run_backward(self.shards, gradients, **with_tensors(options, self.mesh))
 
     def __iter__(self):
+        if self.shards[0].dim() == 0:
+            raise TypeError(NOTHING_TO_GO_OVER)
         return iter(self.unbind(0))
+
+    def __copy__(self):
+        return wrap(list(self.shards), self.mesh)
+
+    def __deepcopy__(self, memo):
+        return wrap(copy.deepcopy(self.shards, memo), self.mesh)
 
     def __format__(self, spec):
         return lift(format, (self, spec), {}) if spec else repr(self)
@@ -96,6 +135,13 @@ class Shards:
         return tensors, list(self.mesh.ranks), [str(tensor.device) for tensor in tensors]
 
 
+def wrap(tensors, mesh):
+    """The Shards of tensors that are known to be one for each shard held here."""
+    made = object.__new__(Shards)
+    made.shards, made.mesh = tensors, mesh
+    return made
+
+
 def lift(function, args, kwargs):
     """`function`, shard by shard: shard r of the result comes from shard r of each argument, and nothing else."""
     if function in JOINT:
@@ -105,7 +151,7 @@ def lift(function, args, kwargs):
     mesh = meet([*args, *kwargs.values()])
     if mesh is None:
         raise TypeError(f"{plain(function)} does not take a Shards where it was given one; x_.shards are its tensors")
-    if writes(function) or (kwargs and ("out" in kwargs or kwargs.get("inplace"))):
+    if writes(function) or (kwargs and "out" in kwargs):
         refuse_shared_memory(targets(function, args, kwargs), function)
     columns = [spread(arg, mesh) for arg in args]
     rows = zip(*columns, strict=True) if columns else repeat((), len(mesh.ranks))
@@ -120,7 +166,7 @@ def lift(function, args, kwargs):
                 results.append(function(*row))
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         raise at_shard(error, function, mesh.ranks[len(results)], args, len(results)) from error
-    return combine(results, mesh, function.__name__)
+    return combine(results, mesh, function)
 
 
 def spread(value, mesh):
@@ -132,13 +178,9 @@ def spread(value, mesh):
                 "with mesh.shard or mesh.replicate"
             )
         return value.shards
-    if isinstance(value, torch.Tensor):
-        if value.dim() > 0:
-            raise TypeError(
-                f"a plain tensor of shape {list(value.shape)} met a Shards, and it does not say which part of it "
-                "each shard should see: place it first, with mesh.replicate(x) for all of it on every shard "
-                "or mesh.shard(x, dim) for a piece each"
-            )
+    if isinstance(value, (torch.Tensor, numpy.ndarray)):
+        refuse_plain(value)
+        value = value if isinstance(value, torch.Tensor) else value.item()
     elif type(value) in (list, tuple) and value:
         return [type(value)(row) for row in zip(*(spread(item, mesh) for item in value), strict=True)]
     elif type(value) is slice:
@@ -147,31 +189,23 @@ def spread(value, mesh):
     return [value] * len(mesh.ranks)
 
 
-def combine(results, mesh, name):
-    """One answer from the shards' answers: tensors become a Shards, values that agree become that value."""
+def combine(results, mesh, what):
+    """One answer from the shards' answers: tensors become a Shards, values that agree become that value. `what` was
+    asked for: a function, or the name of a property."""
     first = results[0]
     if isinstance(first, torch.Tensor) and False not in [isinstance(result, torch.Tensor) for result in results]:
-        return Shards(results, mesh)
+        return wrap(results, mesh)
     if isinstance(first, (tuple, list)) and any(isinstance(item, torch.Tensor) for item in first):
         if len({len(result) for result in results}) == 1:
-            items = [combine(list(items), mesh, name) for items in zip(*results, strict=True)]
+            items = [combine(list(items), mesh, what) for items in zip(*results, strict=True)]
             return items if type(first) is list else type(first)(items) if type(first) is not tuple else tuple(items)
     elif all(same(result, first) for result in results):
         return first
     answers = "; ".join(f"shard {rank}: {brief(result)}" for rank, result in zip(mesh.ranks, results, strict=True))
+    name = what if isinstance(what, str) else plain(what)
     raise ValueError(
-        f"the shards do not agree on `{name}`: {answers}. Ask each one, for example with "
-        f"[t.{name} for t in x_.shards] (a method wants its brackets)"
+        f"the shards do not agree on `{name}`: {answers}. Ask each one: [{of_one(what)} for t in x_.shards]"
     )
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
-        return a is b
-    try:
-        return bool(a == b or (a != a and b != b))  # nan is nan here
-    except (ValueError, RuntimeError):  # arrays, or lists of tensors, which have no one answer
-        return False
 
 
 def joint_grad(outputs, inputs, grad_outputs=None, **options):
@@ -179,7 +213,8 @@ def joint_grad(outputs, inputs, grad_outputs=None, **options):
     mesh = meet([outputs, inputs])
     inputs = listed(inputs)
     gradients = None if grad_outputs is None else every_tensor(grad_outputs, mesh)
-    grads = iter(torch.autograd.grad(every_tensor(outputs, mesh), leaves(inputs), gradients, **options))
+    with joint():
+        grads = iter(torch.autograd.grad(every_tensor(outputs, mesh), leaves(inputs), gradients, **options))
     return tuple(
         combine([next(grads) for _ in mesh.ranks], mesh, "grad") if type(one) is Shards else next(grads)
         for one in inputs
@@ -243,19 +278,25 @@ def at_shard(error, function, rank, args, index):
         return RuntimeError(f"shard {rank}, {plain(function)}({shapes}): {error}")
 
 
-def plain(function):
-    return function.__name__.strip("_")
+def hooked(register, x_, hook):
+    """A hook on each shard's own tensor, which it is called with, as on a rank."""
+    return Handles(register(tensor, hook) for tensor in x_.shards)
 
 
-def brief(value):
-    text = f"tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
-    return text if len(text) < 60 else text[:57] + "..."
+class Handles(list):
+    """The hooks of a Shards' tensors, to be removed together."""
+
+    def remove(self):
+        for handle in self:
+            handle.remove()
 
 
+HOOKS = [torch.Tensor.register_hook, torch.Tensor.register_post_accumulate_grad_hook]
 JOINT = {
     torch.autograd.grad: joint_grad,
     torch.autograd.backward: joint_backward,
     torch.Tensor.backward: Shards.backward,
+    **{register: partial(hooked, register) for register in HOOKS},
 }
 
 
@@ -272,7 +313,7 @@ def lifted_binary(function):
     def method(self, other):
         if type(other) is Shards and other.mesh is self.mesh:
             try:
-                return Shards([*map(function, self.shards, other.shards)], self.mesh)
+                return wrap([*map(function, self.shards, other.shards)], self.mesh)
             except RuntimeError:
                 pass  # lift raises it again, and names the shard
         return lift(function, (self, other), {})
@@ -299,3 +340,6 @@ for name in [*BINARY, *COMPARED]:
 for name in BINARY:
     setattr(Shards, f"__r{name.strip('_')}__", reflected(getattr(operator, name)))
     setattr(Shards, f"__i{name.strip('_')}__", lifted(getattr(operator, "i" + name.strip("_"))))
+for name, way in INSTEAD.items():
+    setattr(Shards, name, refused(way))
+Shards._is_param = property(lambda self: False, refused(NO_PARAMETER))  # what nn.Parameter(w_) sets

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from shardlab.exercises.exercise import brief_error
 from shardlab.exercises.verdict import UNSOLVED
 from shardlab.mesh import Mesh
+from shardlab.plumbing.backward import run_backward
 from shardlab.shards import Shards
 
 PLACE = {
@@ -50,14 +51,19 @@ class WatchedMesh(Mesh):
         super().__init__(*args, **options)
 
     def shard(self, tensor, dim):
-        return self._remember(super().shard(tensor, dim))
+        return self._remember(super().shard(cut_off(tensor), dim))
 
     def replicate(self, tensor):
-        return self._remember(super().replicate(tensor))
+        return self._remember(super().replicate(cut_off(tensor)))
 
     def _remember(self, x_):
         self.placed.append(x_)
         return x_
+
+
+def cut_off(tensor):
+    """Without its history: W requires grad here, so that pad(W) has one, which it has not where a learner calls it."""
+    return tensor.detach().requires_grad_(tensor.requires_grad) if isinstance(tensor, torch.Tensor) else tensor
 
 
 class Work(TorchDispatchMode):
@@ -172,7 +178,7 @@ def tensors_of(x_):
 
 def backward(y_, mesh, cotangent):
     if all(tensor.requires_grad for tensor in y_.shards):
-        torch.autograd.backward(list(y_.shards), [cotangent.to(device) for device in mesh.devices])
+        run_backward(list(y_.shards), [cotangent.to(device) for device in mesh.devices])
 
 
 def grads_of(x_):

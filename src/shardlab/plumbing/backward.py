@@ -1,17 +1,55 @@
 """One backward over the tensors of several shards at once."""
 
+from contextlib import contextmanager
+
 import torch
 from torch.autograd.graph import _engine_run_backward
+
+under_way = 0  # joint backwards that run now (of no thread alone: autograd has one for each CUDA device)
+
+
+@contextmanager
+def joint():
+    """Inside, a backward starts from all the shards at once, as every rank's does from its own."""
+    global under_way
+    under_way += 1
+    try:
+        yield
+    finally:
+        under_way -= 1
 
 
 def run_backward(tensors, gradients, *args, **options):
     """torch.autograd.backward(…), straight to its engine where it only would compare shapes and dtypes first: it is
     made for symbolic shapes too, and takes longer over each shard than a small product does."""
-    if args or options or gradients is None or not all(map(fits, tensors, gradients)):
-        torch.autograd.backward(tensors, gradients and apart(gradients), *args, **options)
-    else:
-        gradients = tuple(apart(gradients))
-        _engine_run_backward(tuple(tensors), gradients, False, False, (), allow_unreachable=True, accumulate_grad=True)
+    with joint():
+        if args or options or gradients is None or not all(map(fits, tensors, gradients)):
+            torch.autograd.backward(tensors, gradients and apart(gradients), *args, **options)
+        else:
+            roots, gradients = tuple(tensors), tuple(apart(gradients))
+            _engine_run_backward(roots, gradients, False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
+def refuse_half_a_backward(collective, shards, grads):
+    """RuntimeError unless the backward of a collective, all of whose shards are here, is that of all of them.
+
+    Over ranks each of them goes back from its own loss. Here a loss that is made of one shard's tensor would send a
+    gradient to that shard alone, and one of all shards' tensors (their mean, say) another one than ranks get.
+    """
+    missing = [shard for shard, grad in zip(shards, grads, strict=True) if grad is None]
+    if missing:
+        names = f"shard{'s'[: len(missing) - 1]} {', '.join(map(str, missing))}"
+        raise RuntimeError(
+            f"backward of {collective}: no gradient came back to {names}, only to the others: the loss was made of "
+            "some shards' tensors, such as y_.shards[0]. Over ranks each has a loss of its own. Stay with the Shards: "
+            "loss_ = (y_ - mesh.replicate(target)).pow(2).mean(), and then loss_.backward()"
+        )
+    if not under_way:
+        raise RuntimeError(
+            f"backward of {collective}: it began at a plain tensor, made of several shards' tensors as "
+            "torch.stack(loss_.shards).mean() is. A rank has one of them, and would get another gradient from the same "
+            "line. Begin at the Shards, whose shards are equal, with no sum or mean over them: loss_.backward()"
+        )
 
 
 def fits(tensor, gradient):

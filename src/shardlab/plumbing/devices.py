@@ -11,6 +11,8 @@ def deal(devices, ranks, local):
         named = os.environ.get("SHARDLAB_DEVICES")
         count = torch.cuda.device_count()
         devices = named.split(",") if named else [f"cuda:{i}" for i in range(count)] if count else ["cpu"]
+    if isinstance(devices, (str, torch.device)):
+        devices = [devices]
     devices = [torch.device(device.strip() if isinstance(device, str) else device) for device in devices]
     if not devices:
         raise ValueError("a mesh wants at least one device, such as devices=['cpu']")
