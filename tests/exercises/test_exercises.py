@@ -562,7 +562,6 @@ NONSENSE = {
         lambda mesh, X, W: 3,
         lambda mesh, X, W: "y",
         lambda mesh, X, W: Odd(),
-        lambda mesh, X, W: Shards([1] * mesh.size, mesh),
         lambda mesh, X, W: lambda: X,
     ],
     "another mesh": [
