@@ -14,7 +14,7 @@ import torch
 
 from shardlab.pictures import draw
 from shardlab.plumbing import chance
-from shardlab.plumbing.backward import joint, run_backward
+from shardlab.plumbing.backward import hooked, joint, leaves, listed, run_backward
 from shardlab.plumbing.in_place import refuse_shared_memory, targets, writes
 from shardlab.plumbing.words import (
     INSTEAD,
@@ -234,15 +234,6 @@ def with_tensors(options, mesh):
     return options if inputs is None else options | {"inputs": leaves(listed(inputs))}
 
 
-def leaves(inputs):
-    """The tensors of Shards, and plain tensors as they are: a layer's parameters are its shards, one by one."""
-    return [tensor for one in inputs for tensor in (one.shards if type(one) is Shards else [one])]
-
-
-def listed(values):
-    return [values] if isinstance(values, (Shards, torch.Tensor)) else list(values)
-
-
 def every_tensor(values, mesh):
     """The tensors of one Shards, or of a list of them."""
     values = values if type(values) in (list, tuple) else [values]
@@ -276,19 +267,6 @@ def at_shard(error, function, rank, args, index):
         return type(error)(f"shard {rank}, {plain(function)}({shapes}): {error}")
     except TypeError:  # an exception that wants more than a message
         return RuntimeError(f"shard {rank}, {plain(function)}({shapes}): {error}")
-
-
-def hooked(register, x_, hook):
-    """A hook on each shard's own tensor, which it is called with, as on a rank."""
-    return Handles(register(tensor, hook) for tensor in x_.shards)
-
-
-class Handles(list):
-    """The hooks of a Shards' tensors, to be removed together."""
-
-    def remove(self):
-        for handle in self:
-            handle.remove()
 
 
 HOOKS = [torch.Tensor.register_hook, torch.Tensor.register_post_accumulate_grad_hook]

@@ -66,3 +66,25 @@ def apart(tensors):
         owned.append(tensor.clone() if place in seen and place else tensor)
         seen.add(place)
     return owned
+
+
+def leaves(inputs):
+    """The tensors of Shards, and plain tensors as they are: a layer's parameters are its shards, one by one."""
+    return [tensor for one in inputs for tensor in getattr(one, "shards", [one])]
+
+
+def listed(values):
+    return [values] if hasattr(values, "shards") or isinstance(values, torch.Tensor) else list(values)
+
+
+def hooked(register, x_, hook):
+    """A hook on each shard's own tensor, which it is called with, as on a rank."""
+    return Handles(register(tensor, hook) for tensor in x_.shards)
+
+
+class Handles(list):
+    """The hooks of a Shards' tensors, to be removed together."""
+
+    def remove(self):
+        for handle in self:
+            handle.remove()
