@@ -258,7 +258,10 @@ class Mesh:
         return self
 
     def __reduce_ex__(self, protocol):
-        raise TypeError(f"a mesh belongs to its process, and is not saved or sent: make it there, with {self}")
+        raise TypeError(
+            f"a mesh belongs to its process, and is not saved or sent: make it there, with {self}. Of a layer on it, "
+            "save layer.state_dict(), or that of layer.to_dense()"
+        )
 
     def __repr__(self):
         axes = ", ".join(f"{axis}={length}" for axis, length in self.axes.items())

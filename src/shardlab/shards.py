@@ -14,7 +14,7 @@ import torch
 
 from shardlab.pictures import draw
 from shardlab.plumbing import chance
-from shardlab.plumbing.backward import hooked, joint, leaves, listed, run_backward
+from shardlab.plumbing.backward import hooked, joint, leaves, listed, refuse_without_history, run_backward
 from shardlab.plumbing.in_place import refuse_shared_memory, targets, writes
 from shardlab.plumbing.words import (
     INSTEAD,
@@ -98,6 +98,7 @@ class Shards:
 
     def backward(self, gradient=None, **options):
         """One joint backward over the shards, each starting from its own copy of this (replicated) value."""
+        refuse_without_history(self.shards)
         gradients = gradient if gradient is None else spread(gradient, self.mesh)
         run_backward(self.shards, gradients, **with_tensors(options, self.mesh))
 

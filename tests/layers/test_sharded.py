@@ -3,6 +3,7 @@ instead. In one process, and over two real ranks."""
 
 import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -74,6 +75,12 @@ def test_a_state_that_leaves_a_layer_out_is_torchs_to_judge():
 @each_kind
 def test_a_layer_is_saved_as_its_state_and_as_its_dense_twin(kind):
     layer, file = layer_of(kind, 3), io.BytesIO()
+    for save in (pickle.dumps, lambda model: torch.save(model, io.BytesIO())):
+        for what in (layer, nn.Sequential(layer), layer.mesh):
+            with pytest.raises(
+                TypeError, match=r"make it there, with Mesh\(tp=3\).*layer\.state_dict\(\).*to_dense\(\)"
+            ):
+                save(what)
     torch.save({"shards": layer.state_dict(), "dense": layer.to_dense().state_dict()}, file)
     file.seek(0)
     states, other, dense = torch.load(file), layer_of(kind, 3), nn.Linear(6, 10)
@@ -130,6 +137,17 @@ def test_a_reentrant_checkpoint_is_refused_and_the_other_one_gives_the_same_grad
         torch.testing.assert_close(got_.shards, want_.shards)
     with torch.no_grad():
         assert not layer(x_).requires_grad  # no gradient is no error, outside of a checkpoint
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_reentrant_checkpoint_of_bare_shards_is_told_at_its_backward():
+    mesh = Mesh(3, devices=CPU)
+    x_, other_ = (mesh.replicate(torch.ones(2, requires_grad=True)) for _ in range(2))
+    with pytest.raises(RuntimeError, match="nothing to go back through.*use_reentrant=False"):
+        checkpoint(torch.sin, x_, use_reentrant=True).sum().backward()
+    checkpoint(torch.sin, x_, use_reentrant=False).sum().backward()
+    other_.sin().sum().backward()
+    assert all(map(torch.equal, x_.grad.shards, other_.grad.shards))
 
 
 WAYS = {

@@ -23,8 +23,8 @@ class ShardedModule(nn.Module):
     optimizers that work element by element (SGD, Adam, AdamW), zero_grad and clip_grad_value_ that is right. It is not
     for torch's clip_grad_norm_ and parameters_to_vector, which count a copy as often as it is there (take
     `shardlab.layers.clip_grad_norm_`), nor for initialisers, which would count a shard's inputs: initialise the dense
-    twin, then make the layer from it. Over ranks a GradScaler would skip steps by what its own rank sees: bfloat16 needs
-    none.
+    twin, then make the layer from it. Over ranks a GradScaler would skip steps by what its own rank sees: take
+    bfloat16, which needs none.
 
     >>> import shardlab
     >>> layer = ShardedModule(shardlab.Mesh(2, devices=["cpu"]))

@@ -88,3 +88,12 @@ class Handles(list):
     def remove(self):
         for handle in self:
             handle.remove()
+
+
+def refuse_without_history(tensors):
+    """torch's own error here speaks of an 'element 0'."""
+    if not any(tensor.requires_grad for tensor in tensors):
+        raise RuntimeError(
+            "there is nothing to go back through: this Shards was computed from none that requires grad, or within "
+            "no_grad, or within checkpoint(…, use_reentrant=True), which sees no Shards (use_reentrant=False does)"
+        )

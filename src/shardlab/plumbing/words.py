@@ -16,7 +16,8 @@ NO_PARAMETER = "a Shards is several tensors: torch.nn.ParameterList(w_.shards) m
 NO_LEAF = (
     "this Shards is no leaf: it was computed, or is a part of another, and backward leaves the gradient there "
     "(x_.retain_grad() before backward keeps that of a computed one). What goes over tensors one by one, as "
-    "torch.nn.utils.clip_grad_norm_ does, would go over its rows: hand it x_.shards"
+    "torch.nn.utils.clip_grad_norm_ does, would go over its rows: hand it x_.shards, or for the dense norm take "
+    "shardlab.layers.clip_grad_norm_([], max_norm, cut=[w_])"
 )
 NOTHING_TO_GO_OVER = (
     "a Shards of single numbers has nothing to go over. What takes tensors one by one takes x_.shards: "
