@@ -39,9 +39,6 @@ class Card(torch.Tensor):
     def to(self, *args, **kwargs):
         return super().to(*map(inside, args), **{name: inside(value) for name, value in kwargs.items()})
 
-    def cuda(self, device=0, **kwargs):
-        return self.to(torch.device("cuda", device) if type(device) is int else device, **kwargs)
-
     def tolist(self):  # torch's own wants a torch.Tensor and no subclass, as does the next
         return self.held.tolist()
 
@@ -199,6 +196,7 @@ def pretended_cuda(count):
     with pytest.MonkeyPatch.context() as patch:
         for question, answer in (answers | {"_lazy_init": None}).items():
             patch.setattr(torch.cuda, question, lambda *_, answer=answer: answer)
+        patch.setattr(torch.Tensor, "cuda", lambda tensor, index=0: tensor.to(torch.device("cuda", index)))
         patch.setattr(torch.cuda.nccl, "is_available", lambda tensors: False)
         patch.setattr(torch._C, "_broadcast", broadcast, raising=False)
         patch.setattr(torch._C, "_gather", gather, raising=False)

@@ -1,5 +1,7 @@
 """Lesson 04: a width that does not divide, cut as it is or padded."""
 
+from itertools import cycle
+
 from torch.nn import functional as F
 
 from shardlab.exercises import mistakes
@@ -24,7 +26,13 @@ def kept(mesh, N):
 
 def chunked(mesh, W):
     """torch.chunk makes pieces of equal size while there are columns: 5 in 4 chunks are 2 + 2 + 1."""
-    return Shards([W.chunk(mesh.size, dim=1)[rank] for rank in mesh.ranks], mesh)
+    pieces = W.chunk(mesh.size, dim=1)
+    return Shards([pieces[rank].to(device) for rank, device in zip(mesh.ranks, mesh.devices, strict=True)], mesh)
+
+
+def there(mesh, pieces):
+    """A list of the pieces, each on the device of its shard."""
+    return [piece.to(device) for piece, device in zip(pieces, cycle(mesh.devices), strict=False)]
 
 
 def padded(mesh, W, fill=0.0):
@@ -57,8 +65,8 @@ COMMON_MISTAKES = [
         "chunk loses shards",
         "torch.chunk(4) cuts 5 columns into 2 + 2 + 1, so one shard has no piece: torch.tensor_split makes n, always.",
         lambda mesh, X, W: mesh.all_gather(X @ chunked(mesh, W), dim=1),
-        lambda mesh, X, W: mesh.all_gather(X @ Shards(list(W.chunk(mesh.size, dim=1)), mesh), dim=1),
-        lambda mesh, X, W: Shards([list(W.chunk(mesh.size, dim=1))[rank] for rank in mesh.ranks], mesh),
+        lambda mesh, X, W: mesh.all_gather(X @ Shards(there(mesh, W.chunk(mesh.size, dim=1)), mesh), dim=1),
+        lambda mesh, X, W: Shards([there(mesh, W.chunk(mesh.size, dim=1))[rank] for rank in mesh.ranks], mesh),
     ),
     Mistake(
         "the tail dropped",

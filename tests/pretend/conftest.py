@@ -1,0 +1,29 @@
+"""A machine with pretended GPUs, for each test that asks for one."""
+
+import sys
+
+import pytest
+import torch
+from pretended import pretended_cuda
+
+
+@pytest.fixture(params=[1, 2, 4], ids="{} GPUs".format)
+def machine(request, monkeypatch):
+    """So many pretended GPUs, and the sight that nothing met on two of them, also where an error was caught."""
+    if torch.cuda.is_available():
+        pytest.skip("here are real ones (make cuda); CUDA_VISIBLE_DEVICES= hides them")
+    monkeypatch.delenv("SHARDLAB_DEVICES", raising=False)
+    forget()
+    with pretended_cuda(request.param) as machine:
+        yield machine
+    forget()
+    assert not machine.mixed
+
+
+def forget():
+    """Empty what the package remembers: it may lie on other devices."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("shardlab"):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
