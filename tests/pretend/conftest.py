@@ -6,6 +6,8 @@ import pytest
 import torch
 from pretended import pretended_cuda
 
+from shardlab.pictures.svg import one_thread
+
 
 @pytest.fixture(params=[1, 2, 4], ids="{} GPUs".format)
 def machine(request, monkeypatch):
@@ -14,7 +16,7 @@ def machine(request, monkeypatch):
         pytest.skip("here are real ones (make cuda); CUDA_VISIBLE_DEVICES= hides them")
     monkeypatch.delenv("SHARDLAB_DEVICES", raising=False)
     forget()
-    with pretended_cuda(request.param) as machine:
+    with one_thread(), pretended_cuda(request.param) as machine:
         yield machine
     forget()
     assert not machine.mixed
