@@ -7,6 +7,7 @@ lesson); an innocent rank, which says only that others left it alone, blames nob
 
 import linecache
 import os
+import re
 import signal
 import time
 import traceback
@@ -18,6 +19,8 @@ from shardlab.plumbing import agreement
 
 WHAT_NEXT = "All ranks were ended; the next run starts new ones."
 HOW_LONG = "(run(…, limit=…) sets how long)"
+TORCHS = os.path.dirname(dist.__file__)
+OUT_OF_MEMORY = "ran out of memory"
 
 
 class RankError(RuntimeError):
@@ -27,9 +30,18 @@ class RankError(RuntimeError):
         super().__init__(message)
         self.ranks = ranks
 
+    def __reduce__(self):
+        return RankError, (self.ranks, str(self))
+
 
 def blame(faults):
-    """One error for all that was said: it names the guilty, says the same thing once, and leaves out the innocent."""
+    """One error for all that was said."""
+    guilty, lines = told(faults)
+    return RankError(guilty, "\n".join([*lines, WHAT_NEXT]))
+
+
+def told(faults):
+    """(the guilty, what is said of them): the same thing once, and nothing of the innocent."""
     said = {}
     for rank, (guilty, text, *where) in faults.items():
         ranks, places = said.setdefault(text, ([], []))
@@ -42,8 +54,7 @@ def blame(faults):
     for text, (ranks, places) in said.items():
         lines.append(f"{call(sorted(set(ranks)))} {text}")
         lines += [f"    at {source(*place)}" for place in places]
-    lines.append(WHAT_NEXT)
-    return RankError(sorted({rank for ranks, _ in said.values() for rank in ranks}), "\n".join(lines))
+    return sorted({rank for ranks, _ in said.values() for rank in ranks}), lines
 
 
 def call(ranks):
@@ -68,7 +79,7 @@ def raised(error, rank):
     said = says(error)
     text = f"raised {said}"
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in said:
-        text = f"ran out of memory: {said}"
+        text = f"{OUT_OF_MEMORY}: {said}"
     if isinstance(error, SystemExit):
         text = f"left the lesson with sys.exit({error.code!r})"
     return blamed(error, rank), text, *[(f.filename, f.lineno, f.name) for f in frames]
@@ -88,7 +99,7 @@ def blamed(error, rank):
     if type(guilty) is list:
         return guilty
     trace = traceback.extract_tb(error.__traceback__)
-    by_torch = bool(trace) and trace[-1].filename.startswith(os.path.dirname(dist.__file__))
+    by_torch = bool(trace) and trace[-1].filename.startswith(TORCHS)
     gone = isinstance(error, RuntimeError) and by_torch and "gloo" in says(error)
     return [] if gone or isinstance(error, dist.DistError) else [rank]
 
@@ -99,11 +110,23 @@ def source(file, line, function):
     return agreement.site(file, line, function) + (f": {text}" if text else "")
 
 
-def late(notes, answered, lately, limit, checked, whereabouts):
+def place(stack):
+    """(Which of torch's own collectives is in a stack, if one is; at which line of the lesson), as faulthandler writes
+    it, the latest call first."""
+    what = None
+    for file, line, function in re.findall(r'File "(.*)", line (\d+) in (.*)', stack):
+        if file.startswith(TORCHS):
+            what = None if function == "<module>" else f"torch's {function}" if function != "wrapper" else what
+        elif not agreement.is_plumbing(file):
+            return what, f"at {source(file, int(line), function)}"
+    return what, "at no line of the lesson"
+
+
+def late(notes, answered, lately, checked, doing, limit):
     """The faults of the ranks that others wait for: at once if they have returned, else after `limit` seconds.
 
-    `lately` is when the latest answer came, and `whereabouts(rank)` says what a rank is doing. Unless collectives are
-    `checked`, the ranks note nothing on the board.
+    `lately` is when the latest answer came, and `doing(rank)` says which of torch's collectives a rank is in, if it
+    is in one, and at which line. Unless collectives are `checked`, the ranks note nothing on the board.
     """
     now, pending, waiting = time.monotonic(), [rank for rank in range(len(notes)) if rank not in answered], {}
     for rank in pending:
@@ -113,21 +136,47 @@ def late(notes, answered, lately, limit, checked, whereabouts):
                 waiting[rank] = absent
     for rank, absent in waiting.items():
         if gone := [other for other in absent if other in answered]:
-            most = 2 * len(gone) > len(notes[rank]["group"].split(","))
-            if most or any(rank in others for others in waiting.values()):  # it is the odd one
-                return {rank: ([rank], f"waits in {notes[rank]['came to']}, to which {call(gone)} did not come")}
-            return {rank: (gone, f"returned without coming to {notes[rank]['came to']}, where rank {rank} waits")}
+            awaited = any(rank in others for others in waiting.values())
+            return parted(rank, notes[rank]["came to"], gone, notes, len(notes[rank]["group"].split(",")), awaited)
     if waiting and now - min(notes[rank]["at"] for rank in waiting) > limit:
         busy = {other for absent in waiting.values() for other in absent} - waiting.keys()
         if not busy:  # in a circle
             waits = {rank: f"waits in {notes[rank]['came to']}, for {call(waiting[rank])}" for rank in waiting}
             return {rank: ([rank], text) for rank, text in waits.items()}
         rank, what = next((rank, notes[rank]["came to"]) for rank, absent in waiting.items() if busy & {*absent})
-        missed = f"did not come to {what}, where rank {rank} has waited for {limit:g} s: "
-        return {other: ([other], missed + whereabouts(other)) for other in busy & {*waiting[rank]}}
+        return {other: never_came(other, what, rank, limit, doing(other)) for other in busy & {*waiting[rank]}}
     if now - max([lately, *(note["at"] for note in notes)]) > limit:
-        idle = f"came to no collective of its mesh and returned nothing for {limit:g} s"
-        if not checked:
-            idle = f"did not return within {limit:g} s (with SHARDLAB_CHECK=0 nobody knows of its collectives)"
-        return {rank: ([rank], f"{idle} {HOW_LONG}: {whereabouts(rank)}") for rank in pending}
+        return idle(notes, pending, answered, limit, checked, {rank: doing(rank) for rank in pending})
     return {}
+
+
+def idle(notes, pending, answered, limit, checked, doing):
+    """The faults where no rank is known to wait in a collective of the mesh; but it may wait in one of torch's own."""
+    waiting = {rank: f"{what}, {where}" for rank, (what, where) in doing.items() if what}
+    if waiting:
+        rank, what = next(iter(waiting.items()))
+        if busy := [rank for rank in pending if rank not in waiting]:
+            return {other: never_came(other, what, rank, limit, doing[other]) for other in busy}
+        if answered:
+            return parted(rank, what, sorted(answered), notes, len(notes), awaited=False)
+        return {rank: ([rank], f"waits in {what}, for more than {limit:g} s {HOW_LONG}") for rank in waiting}
+    text = f"came to no collective of its mesh and returned nothing for {limit:g} s"
+    if not checked:
+        text = f"did not return within {limit:g} s (with SHARDLAB_CHECK=0 nobody knows of its collectives)"
+    return {rank: ([rank], f"{text} {HOW_LONG}: it is {doing[rank][1]}") for rank in pending}
+
+
+def never_came(rank, what, other, limit, doing):
+    return [rank], f"did not come to {what}, where rank {other} has waited for {limit:g} s: it is {doing[1]}"
+
+
+def parted(rank, what, gone, notes, size, awaited):
+    """A rank waits for some that have returned. Most decide who is at fault; of two, either may be."""
+    if 2 * len(gone) > size or awaited:
+        return {rank: ([rank], f"waits in {what}, to which {call(gone)} did not come")}
+    if size == 2:
+        last = notes[gone[0]].get("came to")
+        last = f"the last that it came to is {last}" if last else "it came to none"
+        text = f"did not make the same calls: rank {rank} waits in {what}; rank {gone[0]} has returned, and {last}"
+        return {rank: (sorted([rank, *gone]), text)}
+    return {rank: (gone, f"returned without coming to {what}, where rank {rank} waits")}

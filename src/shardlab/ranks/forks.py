@@ -4,7 +4,8 @@
 
 A fork of a process in which torch has run threads may hang, so no rank is a fork of the kernel. Each rank has two
 sockets to the kernel: over `work` come lessons and go answers, and `life` holds it alive, since the fork server ends
-a rank whose `life` is let go of. A kernel that dies, however it dies, lets go of them all.
+a rank whose `life` is let go of. A kernel that dies, however it dies, lets go of them all. What a rank has started
+ends with it.
 """
 
 import atexit
@@ -22,6 +23,7 @@ import threading
 import weakref
 from multiprocessing.connection import Connection
 
+PARENT_DEATH_SIGNAL, CHILD_SUBREAPER = 1, 36  # as Linux numbers them: a process gets the orphans of its children
 STUCK = struct.pack("@ll", 5, 0)  # seconds after which a pipe that takes no byte more is an error
 
 
@@ -129,6 +131,7 @@ def serve(fd, work):
     signal.signal(signal.SIGCHLD, lambda *_: None)  # a rank has ended: `woken` can be read
     with contextlib.suppress(OSError):  # the kernel may have gone
         kernel.send(b"!")
+    prctl(CHILD_SUBREAPER, 1)
     family, held = {}, {}  # pid: (life, folder), and life: pid where the kernel still holds it
     while True:
         ready, _, _ = select.select([kernel, woken, *held], [], [])
@@ -136,10 +139,11 @@ def serve(fd, work):
             os.kill(held.pop(life), signal.SIGKILL)
         if woken in ready:
             woken.recv(4096)
-            for pid in list(family):
-                found, status = os.waitpid(pid, os.WNOHANG)
-                if found:
-                    bury(*family.pop(pid), held, os.waitstatus_to_exitcode(status))
+            for pid, status in ended():
+                for left in children() - family.keys():  # what the rank had started
+                    os.kill(left, signal.SIGKILL)
+                if pid in family:
+                    bury(*family.pop(pid), held, status)
         if kernel in ready:
             folder, fds, _, _ = socket.recv_fds(kernel, 4096, 16)
             if not folder:  # the kernel has ended
@@ -154,12 +158,28 @@ def serve(fd, work):
             life = socket.socket(fileno=fds[0])
             family[pid], held[life] = (life, folder), pid
             tell(life, pid)
-    for pid in family:
-        os.kill(pid, signal.SIGKILL)
-    for pid, (life, folder) in family.items():
-        os.waitpid(pid, 0)
-        bury(life, folder, held, 0)
+    while going := children() or set(family):
+        for pid in going:
+            os.kill(pid, signal.SIGKILL)
+        for pid in going:
+            os.waitpid(pid, 0)
+            if pid in family:
+                bury(*family.pop(pid), held, 0)
     os._exit(0)  # at once: there is nothing to tidy up
+
+
+def ended():
+    """(pid, exit status) of every child that has ended."""
+    with contextlib.suppress(ChildProcessError):  # there is none left
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            yield found[0], os.waitstatus_to_exitcode(found[1])
+
+
+def children():
+    """The processes that this one has to look after: its ranks, and what is left of those that have ended (Linux)."""
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as listed:
+        return {int(pid) for pid in listed.read().split()}
+    return set()
 
 
 def bury(life, folder, held, status):
@@ -179,11 +199,19 @@ def become_rank(work, life, *fds):
     """In the child: run `work`, and never return into the server's loop."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # Linux: should the fork server be killed, so is its child
+    prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)  # should the fork server be killed, so is its child
+    prctl(CHILD_SUBREAPER, 1)
+    status = 1
     try:
         os.close(life)  # the server's own
         work(*fds)
+        status = 0
     finally:
         sys.stdout.flush()
-        os._exit(0)
+        os._exit(status)
+
+
+def prctl(*what):
+    """Ask something of Linux; elsewhere it is left."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(*what)

@@ -1,0 +1,126 @@
+"""What a lesson finds when it begins: the settings of the kernel, as they are now, and nothing of the lesson before."""
+
+import operator
+import os
+import random
+import sys
+
+import torch
+import torch.distributed as dist
+
+from shardlab import collectives, moves
+from shardlab.mesh import Mesh
+from shardlab.ranks import parcels
+from shardlab.shards import Shards
+
+
+def environment():
+    return dict(os.environ._data)  # the bytes: a tenth of the time that its text takes
+
+
+def set_environment(wanted):
+    os.environb.clear()
+    os.environb.update(wanted)
+
+
+def set_path(wanted):
+    sys.path[:] = wanted
+
+
+def autocast(kind):
+    return torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+
+
+def set_autocast(kind, wanted):
+    torch.set_autocast_enabled(kind, wanted[0])
+    torch.set_autocast_dtype(kind, wanted[1])
+
+
+SETTINGS = [  # how one asks for it, and how one sets it
+    (environment, set_environment),
+    (os.getcwd, os.chdir),
+    (lambda: [*sys.path], set_path),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    (lambda: autocast("cpu"), lambda wanted: set_autocast("cpu", wanted)),
+    (lambda: autocast("cuda"), lambda wanted: set_autocast("cuda", wanted)),
+]
+
+
+def settings():
+    """Those of this process."""
+    return [ask() for ask, _ in SETTINGS]
+
+
+def take(wanted):
+    """Set them as they are elsewhere."""
+    for (ask, put), value in zip(SETTINGS, wanted, strict=True):
+        if ask() != value:
+            put(value)
+
+
+# in a rank
+
+OWN = [b"LOCAL_RANK", b"GLOO_SOCKET_IFNAME", b"SHARDLAB_CHECK"]  # in the environment: a rank's, from its start
+
+
+class Outset:
+    """A rank as it was before its first lesson."""
+
+    def __init__(self):
+        env = environment()
+        self.own = {name: env[name] for name in OWN if name in env}
+        self.modules, self.threads, self.seed = len(sys.modules), torch.get_num_threads(), torch.initial_seed()
+        self.device = torch.get_default_device()
+        self.functions = [Functions(place) for place in (torch, torch.nn.functional, dist, collectives, moves)]
+        self.functions += [Functions(kind) for kind in (torch.Tensor, torch.nn.Module, torch.nn.Linear, Mesh, Shards)]
+
+    def begin(self, wanted):
+        """Before a lesson: as the kernel is now."""
+        env, *others = wanted
+        take([{name: value for name, value in env.items() if name not in OWN} | self.own, *others])
+
+    def tidy(self):
+        """After a lesson, once its answer is on the way: as it was."""
+        for functions in self.functions:
+            functions.restore()
+        if len(sys.modules) != self.modules:
+            parcels.forget_own_modules()
+            self.modules = len(sys.modules)
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
+        if torch.get_default_device() != self.device:
+            torch.set_default_device(None)
+        self.draw_own_numbers()
+
+    def draw_own_numbers(self):
+        """Another seed on each rank: what a lesson seeds is for that lesson."""
+        random.seed()
+        if numpy := sys.modules.get("numpy"):
+            numpy.random.seed(random.getrandbits(32))
+        if torch.initial_seed() != self.seed:
+            self.seed = torch.seed()
+
+
+class Functions:
+    """The functions of a module or class, in case that a lesson puts others in their place."""
+
+    def __init__(self, place):
+        self.place = place
+        self.names = [name for name, value in vars(place).items() if callable(value)]
+        self.get, self.count = operator.itemgetter(*self.names), len(vars(place))
+        self.values = self.get(vars(place))
+
+    def restore(self):
+        now = vars(self.place)
+        if self.get(now) != self.values:
+            for name, value in zip(self.names, self.values, strict=True):
+                if now[name] is not value:
+                    setattr(self.place, name, value)
+        if isinstance(self.place, type) and len(now) != self.count:  # one that hides the one of its base
+            for name in [*now]:
+                if name not in self.names and callable(now[name]) and hasattr(super(self.place, self.place), name):
+                    delattr(self.place, name)
+            self.count = len(vars(self.place))
