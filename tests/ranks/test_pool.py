@@ -1,5 +1,6 @@
 """`ranks(n)`: lessons on real ranks, what they give, and every fault that a rank, a lesson or the kernel can have."""
 
+import inspect
 import os
 import re
 import resource
@@ -12,6 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy
 import psutil
 import pytest
 import ranks_program
@@ -21,7 +23,8 @@ from torch.nn.functional import gelu
 from shardlab import Mesh, Shards
 
 pytest.importorskip("cloudpickle")  # where torch is the system's
-from shardlab.ranks import RankError, forks, ranks
+from shardlab.ranks import Pool, RankError, forks, ranks
+from shardlab.ranks import pool as room
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120)]
 SOON = 10  # seconds in which any fault is told, however busy the machine; the measured time is shown
@@ -365,11 +368,32 @@ def test_the_error_names_the_guilty_rank_alone(pool, lesson, record_property):
     assert re.match(ALONE[lesson], str(error), re.DOTALL), error
 
 
-def test_the_limit_is_5_seconds(pools, record_property):
-    begin = time.perf_counter()
-    with pytest.raises(RankError, match="rank 1 did not come .* waited for 5 s") as told:
-        pools["2"].run(lambda mesh: mesh.all_reduce(mesh.rank) if mesh.ranks[0] == 0 else time.sleep(1000))
-    assert told.value.ranks == [1] and 5 <= time.perf_counter() - begin < 5 + SOON
+def test_after_5_seconds_one_is_told_what_is_awaited_and_30_are_the_limit(pools, monkeypatch, capfd):
+    assert (room.PATIENCE, room.LIMIT, inspect.signature(Pool.run).parameters["limit"].default) == (5, 30, 30)
+
+    def slow(mesh):
+        time.sleep(1.0 * mesh.ranks[0])
+        return mesh.all_reduce(mesh.rank)
+
+    monkeypatch.setattr(room, "PATIENCE", 0.3)
+    assert pools["2"].run(slow).shards == [1, 1]
+    said = capfd.readouterr().err
+    assert re.fullmatch(
+        r"After 0.3 s rank 0 waits in all_reduce sum at slow, line \d+ of test_pool.py, for rank 1. "
+        r"\(After 30 s it is an error: run\(…, limit=…\).\)\n", said), said  # fmt: skip
+    pools["2"].run(lambda mesh: time.sleep(1.0), limit=600)
+    said = capfd.readouterr().err
+    assert said == "After 0.3 s ranks 0 and 1 have not returned. (After 600 s it is an error: run(…, limit=…).)\n"
+
+
+@pytest.mark.parametrize("limit", [None, "5", -1, 0, float("nan"), True, [5], 1j])
+def test_a_limit_is_a_time(pool, limit):
+    pids = pool.pids
+    with pytest.raises(ValueError, match=r"wants a number of seconds above 0, such as limit=60 .*limit=float\('inf'\)"):
+        pool.run(healthy, limit=limit)
+    assert pool.pids == pids
+    for limit in (60, float("inf"), numpy.float32(60), numpy.int64(60)):
+        assert pool.run(healthy, limit=limit).shards == [6] * 4
 
 
 def test_slow_is_no_fault_within_the_limit(pools):
@@ -493,6 +517,163 @@ STRANGE = {
 def test_strange_ends_are_told_as_they_are(pools, fault, record_property):
     error = fault_of(pools["2"], on(1)(fault), record_property)
     assert error.ranks == [1] and re.match(STRANGE[fault], str(error), re.DOTALL), error
+
+
+# torch's own collectives, of which the board knows nothing
+
+
+def all_but_rank_2_call_torch(mesh):
+    if mesh.ranks != [2]:
+        torch.distributed.all_reduce(torch.ones(1))
+
+
+def rank_2_alone_calls_torch(mesh):
+    if mesh.ranks == [2]:
+        torch.distributed.all_reduce(torch.ones(1))
+
+
+def rank_2_sleeps_while_others_call_torch(mesh):
+    time.sleep(1000) if mesh.ranks == [2] else torch.distributed.barrier()
+
+
+TORCHS = {
+    all_but_rank_2_call_torch: r"rank 2 returned without coming to torch's all_reduce, at .*, where rank 0 waits",
+    rank_2_alone_calls_torch: r"rank 2 waits in torch's all_reduce, at .*, to which ranks 0, 1 and 3 did not come",
+    rank_2_sleeps_while_others_call_torch: r"rank 2 did not come to torch's barrier, .* waited for 1 s: .*sleep",
+}
+
+
+@pytest.mark.parametrize("lesson", TORCHS, ids=lambda lesson: lesson.__name__)
+def test_who_went_away_from_torchs_own_collectives_is_named(pool, lesson, record_property):
+    error = fault_of(pool, lesson, record_property)
+    assert error.ranks == [2] and re.match(TORCHS[lesson], str(error)), error
+
+
+def test_ranks_that_all_wait_in_torchs_collectives_are_all_named(pools, record_property):
+    def lesson(mesh):
+        torch.distributed.recv(torch.ones(1), 1 - mesh.ranks[0])
+
+    error = fault_of(pools["2"], lesson, record_property)
+    assert error.ranks == [0, 1] and "waits in torch's recv, at lesson, line" in str(error), error
+
+
+def test_of_two_ranks_one_of_which_calls_once_more_both_are_named(pools, record_property):
+    def lesson(mesh, collective):
+        mesh.all_reduce(mesh.replicate(torch.ones(1)))
+        if mesh.ranks == [1]:
+            collective(mesh)
+
+    for collective, said in [
+        (lambda mesh: mesh.all_reduce(mesh.rank), r"all_reduce sum at <lambda>, line \d+ of test_pool.py"),
+        (lambda mesh: torch.distributed.barrier(), r"torch's barrier, at <lambda>, line \d+ of test_pool.py: .*"),
+    ]:
+        error = fault_of(pools["2"], lesson, record_property, collective)
+        said = rf"ranks 0 and 1 did not make the same calls: rank 1 waits in {said}; rank 0 has returned, and "
+        said += r"the last that it came to is all_reduce sum at lesson, line \d+ of test_pool.py\n"
+        assert error.ranks == [0, 1] and re.match(said, str(error)), error
+    error = fault_of(pools["2"], lambda mesh: mesh.ranks[0] or mesh.all_reduce(mesh.rank), record_property)
+    assert error.ranks == [0, 1] and "rank 1 has returned, and it came to none" in str(error), error
+
+
+# what is shown, and what is left, of a rank that ends badly
+
+
+def test_what_ranks_printed_before_one_died_is_shown(pools, capsys, record_property):
+    def lesson(mesh, end):
+        print("step", 1 + mesh.ranks[0])
+        print("no line", end="")
+        end() if mesh.ranks == [1] else mesh.all_reduce(mesh.rank)
+
+    for end in (lambda: os._exit(0), lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: time.sleep(1000)):
+        capsys.readouterr()
+        fault_of(pools["2"], lesson, record_property, end, limit=0.5)
+        assert capsys.readouterr().out == "rank 0: step 1\nrank 0: no line\nrank 1: step 2\nrank 1: no line\n"
+    pools["2"].run(lambda mesh: None)
+    assert not capsys.readouterr().out, "it is shown once"
+
+
+def test_of_a_flood_of_prints_the_last_are_shown(pools, capsys):
+    def lesson(mesh):
+        if mesh.ranks == [1]:
+            for number in range(30_000):
+                print("line", number, "ü")
+            print("x" * 200_000, end="the end")
+
+    pools["2"].run(lesson)
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "rank 1: … of 608,897 bytes the last 65,536:"
+    assert "\n".join(lines).endswith("xthe end") and len("".join(lines)) < 66_000
+    begin = time.perf_counter()
+
+    def endless(mesh):
+        while True:
+            print("again and again")
+
+    with pytest.raises(RankError, match="returned nothing for 0.5 s"):
+        pools["2"].run(endless, limit=0.5)
+    assert time.perf_counter() - begin < SOON
+    assert len(capsys.readouterr().out) < 4 * 66_000
+    assert pools["2"].run(healthy).shards == [1, 1]
+
+
+def starts_others(mesh):
+    """A process, one in a session of its own, a fork, and one whose parent has ended."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(1000)"]
+    pids = [subprocess.Popen(sleep).pid, subprocess.Popen(sleep, start_new_session=True).pid]
+    if not (pid := os.fork()):
+        time.sleep(1000)
+    orphan = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL).pid)"
+    orphan = subprocess.run([sys.executable, "-c", orphan, *sleep], stdout=subprocess.PIPE, text=True).stdout
+    return [*pids, pid, int(orphan)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere orphans are nobody's")
+def test_what_a_lesson_starts_ends_with_its_rank(pools):
+    two = pools["2"]
+    first = sum(two.run(starts_others), [])
+    assert len(first) == 8 and all(map(runs, first)), "it stays for the next lesson"
+    os.kill(two.pids[1], signal.SIGKILL)
+    with pytest.raises(RankError):
+        two.run(healthy)
+    gone(first)
+    with ranks(1) as other:
+        second = other.run(starts_others)[0]
+        assert two.run(healthy).shards == [1, 1] and all(map(runs, second)), "another pool's are left alone"
+    gone(second)
+
+
+def test_a_fork_that_comes_to_the_end_of_a_lesson_does_not_answer(pools, tmp_path):
+    def forks(mesh, end):
+        if pid := os.fork():
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return end(mesh)
+
+    def fails(mesh):
+        sys.stderr = open(tmp_path / f"{mesh.ranks[0]}", "w", buffering=1)  # noqa: SIM115
+        raise ValueError("in the fork")
+
+    for end, status in ((lambda mesh: "the fork's", 0), (fails, 1), (lambda mesh: sys.exit(3), 1)):
+        assert pools["2"].run(forks, end) == [status] * 2
+        assert pools["2"].run(healthy).shards == [1, 1]
+    for rank in range(2):
+        assert (tmp_path / f"{rank}").read_text().endswith("ValueError: in the fork\n")
+
+
+LAST = []
+
+
+@pytest.mark.parametrize("piece", [100, 100_000])
+def test_a_memory_that_fills_in_small_pieces(pools, record_property, piece):
+    def lesson(mesh):
+        if mesh.ranks == [1]:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
+            while True:
+                LAST.append(bytearray(piece))
+        return mesh.all_reduce(mesh.rank)
+
+    error = fault_of(pools["2"], lesson, record_property, limit=30)
+    assert error.ranks == [1] and str(error).startswith("rank 1 ran out of memory"), error
 
 
 def test_axes_that_wait_for_each_other(pools, record_property):
@@ -783,7 +964,7 @@ def test_a_killed_fork_server(pools, folder):
 
 
 KERNEL = """
-import os, sys, time
+import os, signal, sys, time
 from shardlab.ranks import ranks
 pool = ranks(2)
 def stuck(mesh):
@@ -796,6 +977,7 @@ print(*pool.pids, os.getppid(), pool.folder, flush=True)
 try:
     pool.run(stuck, limit=1000)
 except KeyboardInterrupt as error:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one may still come when all is over
     print("interrupted:", error, pool.pids, os.path.exists(sys.argv[1]), flush=True)
     print(pool.run(healthy).shards, flush=True)
 """
@@ -825,6 +1007,38 @@ def test_an_interrupt_in_the_middle_of_a_collective(kernel, record_property):
     assert process.stdout.readline() == "[tensor(1), tensor(1)]\n"
     assert process.wait(SOON) == 0
     gone(family, left)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.01, 0.03])
+def test_an_interrupt_pressed_again_and_again(kernel, pause):
+    process, family, left = kernel
+    for _ in range(4):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(pause)
+    assert process.stdout.readline() == "interrupted: all ranks were ended; the next run starts new ones [] False\n"
+    assert process.stdout.readline() == "[tensor(1), tensor(1)]\n"
+    assert process.wait(SOON) == 0
+    gone(family, left)
+
+
+def test_an_interrupt_counts_once_and_where_it_can(monkeypatch):
+    heard = []
+    monkeypatch.setattr(signal, "default_int_handler", None)  # ours is called, whatever it is
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    try:
+        with room.interrupts_held() as check:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not heard
+            check()
+            check()
+            assert heard == [1]
+            os.kill(os.getpid(), signal.SIGINT)
+        assert heard == [1, 1], "at the latest when it is over"
+        os.kill(os.getpid(), signal.SIGINT)
+        assert heard == [1, 1, 1]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_killed_kernel_leaves_nothing(kernel, record_property):

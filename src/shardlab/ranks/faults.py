@@ -35,13 +35,7 @@ class RankError(RuntimeError):
 
 
 def blame(faults):
-    """One error for all that was said."""
-    guilty, lines = told(faults)
-    return RankError(guilty, "\n".join([*lines, WHAT_NEXT]))
-
-
-def told(faults):
-    """(the guilty, what is said of them): the same thing once, and nothing of the innocent."""
+    """One error for all that was said: it names the guilty, says the same thing once, and leaves out the innocent."""
     said = {}
     for rank, (guilty, text, *where) in faults.items():
         ranks, places = said.setdefault(text, ([], []))
@@ -54,7 +48,8 @@ def told(faults):
     for text, (ranks, places) in said.items():
         lines.append(f"{call(sorted(set(ranks)))} {text}")
         lines += [f"    at {source(*place)}" for place in places]
-    return sorted({rank for ranks, _ in said.values() for rank in ranks}), lines
+    lines.append(WHAT_NEXT)
+    return RankError(sorted({rank for ranks, _ in said.values() for rank in ranks}), "\n".join(lines))
 
 
 def call(ranks):
@@ -122,18 +117,34 @@ def place(stack):
     return what, "at no line of the lesson"
 
 
-def late(notes, answered, lately, checked, doing, limit):
+def waits(notes, answered):
+    """{a rank that waits in a collective of the mesh: the ranks that have not come there}"""
+    found = {}
+    for rank in [rank for rank in range(len(notes)) if rank not in answered]:
+        if group := notes[rank].get("group"):
+            number = notes[rank]["met"][group]
+            if absent := [other for other in map(int, group.split(",")) if notes[other]["met"].get(group, 0) < number]:
+                found[rank] = absent
+    return found
+
+
+def awaited(notes, answered):
+    """What a lesson is waiting for, as far as that is known without a look at what its ranks do (see `Pool.doing`)."""
+    if waiting := waits(notes, answered):
+        return "; ".join(
+            f"rank {rank} waits in {notes[rank]['came to']}, for {call(waiting[rank])}" for rank in waiting
+        )
+    pending = [rank for rank in range(len(notes)) if rank not in answered]
+    return f"{call(pending)} {'have' if len(pending) > 1 else 'has'} not returned"
+
+
+def late(notes, answered, lately, limit, checked, doing):
     """The faults of the ranks that others wait for: at once if they have returned, else after `limit` seconds.
 
     `lately` is when the latest answer came, and `doing(rank)` says which of torch's collectives a rank is in, if it
     is in one, and at which line. Unless collectives are `checked`, the ranks note nothing on the board.
     """
-    now, pending, waiting = time.monotonic(), [rank for rank in range(len(notes)) if rank not in answered], {}
-    for rank in pending:
-        if group := notes[rank].get("group"):
-            number = notes[rank]["met"][group]
-            if absent := [other for other in map(int, group.split(",")) if notes[other]["met"].get(group, 0) < number]:
-                waiting[rank] = absent
+    now, waiting = time.monotonic(), waits(notes, answered)
     for rank, absent in waiting.items():
         if gone := [other for other in absent if other in answered]:
             awaited = any(rank in others for others in waiting.values())
@@ -141,21 +152,21 @@ def late(notes, answered, lately, checked, doing, limit):
     if waiting and now - min(notes[rank]["at"] for rank in waiting) > limit:
         busy = {other for absent in waiting.values() for other in absent} - waiting.keys()
         if not busy:  # in a circle
-            waits = {rank: f"waits in {notes[rank]['came to']}, for {call(waiting[rank])}" for rank in waiting}
-            return {rank: ([rank], text) for rank, text in waits.items()}
+            return {rank: ([rank], f"waits in {notes[rank]['came to']}, for {call(waiting[rank])}") for rank in waiting}
         rank, what = next((rank, notes[rank]["came to"]) for rank, absent in waiting.items() if busy & {*absent})
         return {other: never_came(other, what, rank, limit, doing(other)) for other in busy & {*waiting[rank]}}
     if now - max([lately, *(note["at"] for note in notes)]) > limit:
-        return idle(notes, pending, answered, limit, checked, {rank: doing(rank) for rank in pending})
+        pending = {rank: doing(rank) for rank in range(len(notes)) if rank not in answered}
+        return idle(notes, pending, answered, limit, checked)
     return {}
 
 
-def idle(notes, pending, answered, limit, checked, doing):
+def idle(notes, doing, answered, limit, checked):
     """The faults where no rank is known to wait in a collective of the mesh; but it may wait in one of torch's own."""
     waiting = {rank: f"{what}, {where}" for rank, (what, where) in doing.items() if what}
     if waiting:
         rank, what = next(iter(waiting.items()))
-        if busy := [rank for rank in pending if rank not in waiting]:
+        if busy := [rank for rank in doing if rank not in waiting]:
             return {other: never_came(other, what, rank, limit, doing[other]) for other in busy}
         if answered:
             return parted(rank, what, sorted(answered), notes, len(notes), awaited=False)
@@ -163,7 +174,7 @@ def idle(notes, pending, answered, limit, checked, doing):
     text = f"came to no collective of its mesh and returned nothing for {limit:g} s"
     if not checked:
         text = f"did not return within {limit:g} s (with SHARDLAB_CHECK=0 nobody knows of its collectives)"
-    return {rank: ([rank], f"{text} {HOW_LONG}: it is {doing[rank][1]}") for rank in pending}
+    return {rank: ([rank], f"{text} {HOW_LONG}: it is {where}") for rank, (_, where) in doing.items()}
 
 
 def never_came(rank, what, other, limit, doing):

@@ -1,9 +1,11 @@
 """What a lesson finds when it begins: the settings of the kernel, as they are now, and nothing of the lesson before."""
 
+import contextlib
 import operator
 import os
 import random
 import sys
+import types
 
 import torch
 import torch.distributed as dist
@@ -105,22 +107,35 @@ class Outset:
 
 
 class Functions:
-    """The functions of a module or class, in case that a lesson puts others in their place."""
+    """The functions and properties of a module or class, in case that a lesson puts others in their place."""
 
     def __init__(self, place):
-        self.place = place
-        self.names = [name for name, value in vars(place).items() if callable(value)]
-        self.get, self.count = operator.itemgetter(*self.names), len(vars(place))
-        self.values = self.get(vars(place))
+        self.place, self.kept = place, {name: value for name, value in vars(place).items() if is_code(value)}
+        self.get, self.values, self.count = operator.itemgetter(*self.kept), (*self.kept.values(),), len(vars(place))
 
     def restore(self):
         now = vars(self.place)
-        if self.get(now) != self.values:
-            for name, value in zip(self.names, self.values, strict=True):
-                if now[name] is not value:
-                    setattr(self.place, name, value)
-        if isinstance(self.place, type) and len(now) != self.count:  # one that hides the one of its base
-            for name in [*now]:
-                if name not in self.names and callable(now[name]) and hasattr(super(self.place, self.place), name):
+        if len(now) == self.count and self.unchanged(now):
+            return
+        for name, value in self.kept.items():
+            if now.get(name) is not value:
+                setattr(self.place, name, value)
+        if isinstance(self.place, type):  # a new one may hide that of a base
+            for name in [name for name in now if name not in self.kept and is_code(now[name])]:
+                if hasattr(super(self.place, self.place), name):
                     delattr(self.place, name)
-            self.count = len(vars(self.place))
+        self.count = len(vars(self.place))
+
+    def unchanged(self, now):
+        """Are all of them there, and the same? (A tuple looks first whether they are, and only then whether they are
+        equal, which a strange one may not like to be asked.)"""
+        with contextlib.suppress(Exception):
+            return self.get(now) == self.values
+
+
+METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType, classmethod, staticmethod, property)
+CODE = (types.FunctionType, types.BuiltinFunctionType, type, *METHODS)
+
+
+def is_code(value):
+    return issubclass(type(value), CODE)  # its __class__ might have a will of its own

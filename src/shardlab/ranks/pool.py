@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-from functools import partial
 from multiprocessing.connection import wait
 from numbers import Real
 
@@ -23,7 +22,7 @@ from shardlab.mesh import Mesh
 from shardlab.plumbing.board import SLOT, Board
 from shardlab.plumbing.devices import deal, each_its_gpu
 from shardlab.ranks import parcels, prints
-from shardlab.ranks.faults import HOW_LONG, blame, ended, late, place, told
+from shardlab.ranks.faults import awaited, blame, ended, late, place
 from shardlab.ranks.forks import Process, server
 from shardlab.ranks.outset import settings
 from shardlab.ranks.prints import shared_file
@@ -172,7 +171,7 @@ class Pool:
     def collect(self, limit, check):
         """The answer of every rank; at a fault, an error, as soon as it is clear whose it is. What the ranks print is
         shown in any case."""
-        answers, faults, first, begin, told_once = {}, {}, None, time.monotonic(), False
+        answers, faults, first, begin, told = {}, {}, None, time.monotonic(), False
         lately = begin
         try:
             while len(answers) + len(faults) < self.size:
@@ -187,11 +186,10 @@ class Pool:
                         (answers if kind == "returned" else faults)[rank] = answer
                 notes = self.notes(begin) if not ready and not faults else [None]
                 if None not in notes:
-                    look = partial(late, notes, answers, lately, self.checked, self.doing)
-                    if faults := look(limit):
+                    if faults := late(notes, answers, lately, limit, self.checked, self.doing):
                         break
-                    if not told_once and (awaited := look(PATIENCE)):
-                        told_once = tell(awaited, limit)
+                    if not told and time.monotonic() - max([lately, *(note["at"] for note in notes)]) > PATIENCE:
+                        told = tell(awaited(notes, answers), limit)
                 if faults:  # the others have a moment to say what they know; longer, if those that spoke are innocent
                     first = first or time.monotonic()
                     if time.monotonic() - first > (0.1 if any(guilty for guilty, *_ in faults.values()) else 1):
@@ -222,10 +220,8 @@ class Pool:
         return place(os.pread(stacks, 100_000, start).decode(errors="replace"))
 
 
-def tell(awaited, limit):
-    """Say what a lesson that takes long waits for."""
-    text = "\n".join(told(awaited)[1]).replace(f" {HOW_LONG}", "")
-    print(f"After {PATIENCE:g} s: {text}\n(After {limit:g} s it is an error: run(…, limit=…).)", file=sys.stderr)
+def tell(text, limit):
+    print(f"After {PATIENCE:g} s {text}. (After {limit:g} s it is an error: run(…, limit=…).)", file=sys.stderr)
     return True
 
 
