@@ -77,7 +77,7 @@ class Pool:
             if not self.processes:
                 self.start(check)
             self.prints.clear()
-            now = pickle.dumps(settings())
+            self.began, now = time.monotonic(), pickle.dumps(settings())
             for process in self.processes:
                 process.send(now)
                 process.send(task)
@@ -149,6 +149,7 @@ class Pool:
                 self.processes.append(Process(work, self.folder, *files))
         setup = {"axes": self.mesh.axes, "size": self.size, "backend": self.backend, "folder": self.folder}
         setup |= {"threads": max(1, count_cores() // self.size), "settings": settings()}
+        self.began = time.monotonic()
         for rank, process in enumerate(self.processes):
             process.send(pickle.dumps(setup | {"rank": rank, "device": self.devices[rank]}))
         self.collect(30, check)
@@ -171,8 +172,7 @@ class Pool:
     def collect(self, limit, check):
         """The answer of every rank; at a fault, an error, as soon as it is clear whose it is. What the ranks print is
         shown in any case."""
-        answers, faults, first, begin, told = {}, {}, None, time.monotonic(), False
-        lately = begin
+        answers, faults, first, lately, told = {}, {}, None, self.began, False
         try:
             while len(answers) + len(faults) < self.size:
                 pending = [p for rank, p in enumerate(self.processes) if rank not in answers and rank not in faults]
@@ -184,7 +184,7 @@ class Pool:
                         data = process.receive()
                         kind, answer = parcels.unpack(data) if data else ("fault", ([rank], ended(process.status(1))))
                         (answers if kind == "returned" else faults)[rank] = answer
-                notes = self.notes(begin) if not ready and not faults else [None]
+                notes = self.notes() if not ready and not faults else [None]
                 if None not in notes:
                     if faults := late(notes, answers, lately, limit, self.checked, self.doing):
                         break
@@ -202,11 +202,11 @@ class Pool:
             raise blame(faults)
         return [answers[rank] for rank in range(self.size)]
 
-    def notes(self, begin):
+    def notes(self):
         """What each rank has noted on the board; in this run, if it tells of a place."""
         notes = [self.board.read(rank) for rank in range(self.size)]
         for note in filter(None, notes):
-            if note["at"] < begin:
+            if note["at"] < self.began:
                 note.pop("came to", None)
         return notes
 
