@@ -9,6 +9,7 @@ import types
 
 import torch
 import torch.distributed as dist
+from torch.nn import functional
 
 from shardlab import collectives, moves
 from shardlab.mesh import Mesh
@@ -74,10 +75,7 @@ class Outset:
     def __init__(self):
         env = environment()
         self.own = {name: env[name] for name in OWN if name in env}
-        self.modules, self.threads, self.seed = len(sys.modules), torch.get_num_threads(), torch.initial_seed()
-        self.device = torch.get_default_device()
-        self.functions = [Functions(place) for place in (torch, torch.nn.functional, dist, collectives, moves)]
-        self.functions += [Functions(kind) for kind in (torch.Tensor, torch.nn.Module, torch.nn.Linear, Mesh, Shards)]
+        self.threads, self.seed, self.modules = torch.get_num_threads(), torch.initial_seed(), {*sys.modules}
 
     def begin(self, wanted):
         """Before a lesson: as the kernel is now."""
@@ -86,22 +84,22 @@ class Outset:
 
     def tidy(self):
         """After a lesson, once its answer is on the way: as it was."""
-        for functions in self.functions:
+        for functions in KEPT:
             functions.restore()
-        if len(sys.modules) != self.modules:
-            parcels.forget_own_modules()
-            self.modules = len(sys.modules)
+        if len(sys.modules) != len(self.modules):
+            parcels.forget_own_modules(sys.modules.keys() - self.modules)
+            self.modules = {*sys.modules}
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
-        if torch.get_default_device() != self.device:
+        if torch.get_default_device() != DEVICE:
             torch.set_default_device(None)
         self.draw_own_numbers()
 
     def draw_own_numbers(self):
         """Another seed on each rank: what a lesson seeds is for that lesson."""
         random.seed()
-        if numpy := sys.modules.get("numpy"):
-            numpy.random.seed(random.getrandbits(32))
+        if numpys := sys.modules.get("numpy.random"):
+            numpys.seed(random.getrandbits(32))
         if torch.initial_seed() != self.seed:
             self.seed = torch.seed()
 
@@ -139,3 +137,9 @@ CODE = (types.FunctionType, types.BuiltinFunctionType, type, *METHODS)
 
 def is_code(value):
     return issubclass(type(value), CODE)  # its __class__ might have a will of its own
+
+
+# From before the ranks are forked: memory that all of them have in common. (All functions of torch would be too many:
+# to look at an object is to count who looks, and that takes a copy of its memory.)
+KEPT = [Functions(place) for place in (functional, dist, collectives, moves, torch.Tensor, Mesh, Shards)]
+DEVICE = torch.get_default_device()

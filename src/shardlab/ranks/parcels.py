@@ -35,7 +35,7 @@ class Parcel(cloudpickle.Pickler):
 
     def __init__(self, stream, shared=()):
         super().__init__(stream)
-        self.memory, self.by_value = tensors.Memory(shared), contextlib.ExitStack()
+        self.stream, self.memory, self.by_value = stream, tensors.Memory(shared), contextlib.ExitStack()
 
     def reducer_override(self, value):
         if type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout is torch.strided and not value.is_meta:
@@ -68,26 +68,27 @@ CACHED = type(functools.cache(len))
 packing = threading.RLock()  # cloudpickle's list of what goes by value is one for all threads
 
 
-def pack(value):
+def pack(value, before=b""):
+    """The bytes of a value, after some others."""
     with packing:
-        stream = io.BytesIO()
-        parcel = dump(Parcel(stream), value)
-        if shared := parcel.memory.overlaps():  # `parcel` keeps all that was seen at its place
-            stream = io.BytesIO()
-            dump(Parcel(stream, shared), value)
-    return stream.getvalue()
+        parcel = dump(Parcel(io.BytesIO(before)), value)
+        if shared := parcel.memory.overlaps():
+            seen, parcel = parcel, dump(Parcel(io.BytesIO(before), shared), value)
+            del seen  # which has kept all tensors where they are
+    return parcel.stream.getvalue()
 
 
 def dump(parcel, value):
+    parcel.stream.seek(0, io.SEEK_END)
     with parcel.by_value:
         parcel.dump(value)
     return parcel
 
 
-def pack_lesson(lesson, args):
-    """A lesson with its arguments."""
+def pack_lesson(lesson, args, settings):
+    """A lesson with its arguments, after the settings with which it begins."""
     try:
-        return pack((lesson, args))
+        return pack((lesson, args), before=pickle.dumps(settings))
     except Exception as error:
         found = culprit("the lesson", lesson) or next(filter(None, map(culprit, numbered(args), args)), "the lesson")
         raise CannotShip(f"{found} cannot be sent to the ranks: {error}") from error
@@ -101,8 +102,15 @@ def pack_result(result):
 
 
 def unpack(data):
-    modules.clear()
     return pickle.loads(data)
+
+
+def unpack_lesson(data, begin):
+    """The lesson and its arguments, once `begin(settings)` has been called."""
+    stream = io.BytesIO(data)
+    begin(pickle.load(stream))
+    modules.clear()
+    return pickle.load(stream)
 
 
 # shards
@@ -187,9 +195,9 @@ def cached(function, parameters):
     return functools.lru_cache(**parameters)(function)
 
 
-def forget_own_modules():
-    """Have the next lesson find modules of the user's own as they are then."""
-    if own := [name for name, module in list(sys.modules.items()) if is_own(module)]:
+def forget_own_modules(names):
+    """Have the next lesson find the modules of the user's own among these as they are then."""
+    if own := [name for name in names if is_own(sys.modules[name])]:
         for name in own:
             del sys.modules[name]
         importlib.invalidate_caches()

@@ -72,14 +72,13 @@ class Pool:
         lesson begins with the kernel's settings (default dtype, no_grad, working directory, environment, …), and
         what it sets itself ends with it. A tensor takes its `.grad` along, and nothing else of its history.
         """
-        limit, task = seconds(limit), parcels.pack_lesson(lesson, args)
+        limit, task = seconds(limit), parcels.pack_lesson(lesson, args, settings())
         with self.alone() as check:
             if not self.processes:
                 self.start(check)
             self.prints.clear()
-            self.began, now = time.monotonic(), pickle.dumps(settings())
+            self.began = time.monotonic()
             for process in self.processes:
-                process.send(now)
                 process.send(task)
             answers = self.collect(limit, check)
         self.traffic = answers[0][1]

@@ -39,8 +39,7 @@ def work(work_fd, board_fd, stacks_fd, prints_fd):
         outset = Outset()
         outset.draw_own_numbers()
         while True:
-            settings, task = kernel.recv_bytes(), kernel.recv_bytes()
-            answer(partial(run, settings, task, outset))
+            answer(partial(run, kernel.recv_bytes(), outset.begin))
             outset.tidy()
 
 
@@ -59,9 +58,8 @@ def meet(rank, size, axes, backend, device, folder, threads, **_):
     parcels.here = Mesh(**axes)
 
 
-def run(settings, task, outset):
-    outset.begin(pickle.loads(settings))
-    lesson, args = parcels.unpack(task)
+def run(task, begin):
+    lesson, args = parcels.unpack_lesson(task, begin)
     with parcels.here.record() as traffic, warnings.catch_warnings():
         return lesson(parcels.here, *args), traffic
 
