@@ -34,7 +34,7 @@ EQUIVALENT = [
     ("13_real_ranks.ipynb", "assert added[0]", "both ranks hold the same six numbers"),
     ("02_before_the_reduction.ipynb", "3, 61)", "a grid one step finer has the same gaps, to two digits"),
     ("13_real_ranks.ipynb", "torch.ones(2))[0]", "every rank gets the same gradient"),
-    ("13_real_ranks.ipynb", "*args, limit=5)", "a time limit"),
+    ("13_real_ranks.ipynb", "*args, limit=30)", "a time limit"),
     (
         "04_uneven.ipynb",
         "W.chunk(4, dim=1)",

@@ -46,7 +46,7 @@ def state(mesh):
         "device": str(torch.get_default_device()),
         "sum": torch.ones(2).sum().item(),
         "gelu": functional.gelu(torch.zeros(1)).item(),
-        "like": torch.ones_like(torch.zeros(1)).item(),
+        "softsign": functional.softsign(torch.zeros(1)).item(),
         "size": mesh.size,
         "shards": len((mesh.rank + 1).shards),
         "filters": len(warnings.filters),
@@ -90,11 +90,11 @@ def test_what_a_lesson_sets_ends_with_it(pool):
 
 def test_functions_that_a_lesson_replaces_are_back(pool):
     def patches(mesh):
-        functional.gelu = torch.sum = lambda *args, **kwargs: torch.full([1], 7.0)
+        functional.gelu = lambda *args, **kwargs: torch.full([1], 7.0)
         torch.Tensor.sum = torch.Tensor.__add__ = lambda *args: torch.full([], 7.0)  # both are its base's
         Mesh.size = property(lambda mesh: 7)
         Shards.__add__ = lambda *args: Shards([], None)
-        del torch.ones_like
+        del functional.softsign
         return torch.ones(2).sum().item(), mesh.size
 
     before = pool.run(state)

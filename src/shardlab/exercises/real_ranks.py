@@ -24,7 +24,7 @@ from shardlab.ranks.kept import Kept
 from shardlab.ranks.parcels import CannotShip
 
 SIZE = 2
-LIMIT = 5.0  # seconds that an answer may keep its ranks waiting
+LIMIT = 30.0  # seconds that an answer may keep its ranks waiting
 
 pools = Kept()  # of these checks alone: an answer may leave anything behind in its ranks
 

@@ -31,7 +31,7 @@ from shardlab.ranks.results import together
 from shardlab.record import Traffic
 
 LIMIT = 30.0  # seconds that a rank may keep the others waiting
-PATIENCE = 5.0  # seconds after which one is told whom they wait for
+PATIENCE = 5.0  # seconds after which one is told whom they wait for, unless one has set a limit oneself
 
 
 def ranks(size=None, **axes):
@@ -151,7 +151,7 @@ class Pool:
         self.began = time.monotonic()
         for rank, process in enumerate(self.processes):
             process.send(pickle.dumps(setup | {"rank": rank, "device": self.devices[rank]}))
-        self.collect(30, check)
+        self.collect(60, check)
 
     def end(self):
         """End every rank, whatever it does, and leave nothing of it behind."""
@@ -171,7 +171,7 @@ class Pool:
     def collect(self, limit, check):
         """The answer of every rank; at a fault, an error, as soon as it is clear whose it is. What the ranks print is
         shown in any case."""
-        answers, faults, first, lately, told = {}, {}, None, self.began, False
+        answers, faults, first, lately, told = {}, {}, None, self.began, limit != LIMIT
         try:
             while len(answers) + len(faults) < self.size:
                 pending = [p for rank, p in enumerate(self.processes) if rank not in answers and rank not in faults]
