@@ -41,10 +41,12 @@ class Mesh:
             [3., 4.]])
     """
 
+    joined_world = staticmethod(joined_world)  # who else holds shards of it
+
     def __init__(self, size=None, *, devices=None, **axes):
         if size is not None and axes:
             raise ValueError(f"Mesh({size}, …) or named axes, not both: Mesh(dp=2, tp=2) has 4 shards")
-        self.world = joined_world()
+        self.world = self.joined_world()
         self.axes = axes or {"tp": size if size is not None else self.world or 2}
         for axis, length in self.axes.items():
             if (whole_number(length) or 0) < 1:

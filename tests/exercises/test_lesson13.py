@@ -435,7 +435,7 @@ def test_an_interrupt_is_not_an_answer(monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(real_ranks, "shippable", interrupted)
+    monkeypatch.setattr(real_ranks, "packed_by", interrupted)
     for exercise, answer in ((plan, RIGHT_PLANS[0]), (region, by_a_function)):
         with pytest.raises(KeyboardInterrupt):
             exercise.check(answer)

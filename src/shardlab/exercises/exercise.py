@@ -1,13 +1,14 @@
 """`Exercise`: a task that shows itself, and a check that answers with a verdict and never raises."""
 
-import contextlib
 import inspect
 from dataclasses import dataclass
 from html import escape
 
 import torch
 
+from shardlab.exercises.traces import guarded, prints_once
 from shardlab.exercises.verdict import UNSOLVED, Verdict
+from shardlab.exercises.world import everyone
 
 LEFT = "text-align:left"
 
@@ -48,16 +49,18 @@ class Exercise:
         return self.judge(lambda: self.inspect(answer))
 
     def judge(self, inspect):
-        """Turn what happens into a verdict: a message, a `Wrong`, or any exception but a KeyboardInterrupt."""
-        with guarded():
+        """Turn what happens into a verdict, the same on all ranks: a message, a `Wrong`, or any exception but a
+        KeyboardInterrupt."""
+        with guarded(), prints_once():
             try:
-                return Verdict(self.name, True, None, inspect())
+                verdict = Verdict(self.name, True, None, inspect())
             except KeyboardInterrupt:
                 raise
             except Wrong as wrong:
-                return Verdict(self.name, False, wrong.mistake, wrong.message)
+                verdict = Verdict(self.name, False, wrong.mistake, wrong.message)
             except BaseException as error:  # SystemExit too: a check must not end the notebook
-                return Verdict(self.name, False, "an error", f"It ended in an error: {brief_error(error)}")
+                verdict = Verdict(self.name, False, "an error", f"It ended in an error: {brief_error(error)}")
+            return everyone(verdict)[0]
 
     def inspect(self, answer):
         """The message of a right answer; raises `Wrong` for any other."""
@@ -106,17 +109,6 @@ class Exercise:
             f"<table><tbody>{cells}</tbody></table>"
             f"<p>Check it with <code>exercises.{self.name}.check({self.name})</code></p></div>"
         )
-
-
-@contextlib.contextmanager
-def guarded():
-    """Gradients on inside, and torch's global switches as they were afterwards."""
-    dtype = torch.get_default_dtype()
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
 
 
 def brief_error(error):

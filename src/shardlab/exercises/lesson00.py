@@ -4,9 +4,12 @@ import torch
 
 from shardlab.exercises import mistakes
 from shardlab.exercises.exercise import Exercise, Mistake, Wrong, brief_error, seeded
+from shardlab.exercises.limits import run
+from shardlab.exercises.real_ranks import try_on_ranks
 from shardlab.exercises.split import Split
 from shardlab.exercises.verdict import UNSOLVED
-from shardlab.exercises.watch import WatchedMesh, everyone, world
+from shardlab.exercises.watch import WatchedMesh
+from shardlab.exercises.world import world
 
 SUM_MISTAKES = [
     Mistake(
@@ -92,23 +95,33 @@ class ReportDevices(Exercise):
 
     def inspect(self, answer):
         self.callable(answer)
-        meshes = [WatchedMesh()] if world() else [mixed("cpu meta meta"), mixed("meta cpu"), WatchedMesh(4)]
         X = torch.randn(2, 5, generator=seeded(), device="cpu")
-        for ranks in zip(*everyone([self.look(answer, mesh, X) for mesh in meshes]), strict=True):
-            for mistake in filter(None, ranks):
-                raise self.unsolved(answer) if mistake[0] == UNSOLVED else Wrong(*mistake)
-        return f"Right on {len(meshes)} meshes." if not world() else f"Right on {world()} ranks."
+        if world():
+            found = try_on_ranks(self.look_there, answer, X)
+        else:
+            found = [self.look(answer, mesh, X) for mesh in (mixed("cpu meta meta"), mixed("meta cpu"), WatchedMesh(4))]
+        for mistake in filter(None, found):
+            raise self.unsolved(answer) if mistake[0] == UNSOLVED else Wrong(*mistake)
+        return f"Right on {world()} ranks." if world() else f"Right on {len(found)} meshes."
 
     def look(self, answer, mesh, X):
         """The first mistake on one mesh, as (name, message), or None."""
         try:
-            got = answer(mesh, X)
-        except KeyboardInterrupt:
+            got = run(answer, mesh, X)
+        except (KeyboardInterrupt, Wrong):
             raise
         except NotImplementedError as error:
             return ("an error", brief_error(error)) if "meta tensor" in str(error) else (UNSOLVED, "")
         except BaseException as error:
             return "an error", f"On the devices {names(mesh)} it ends in {brief_error(error)}"
+        return self.judged(got, mesh, X)
+
+    def look_there(self, rank, answer, X):
+        """The same in one of the ranks, where an error ends all of them."""
+        mesh = WatchedMesh()
+        return self.judged(answer(mesh, X), mesh, X)
+
+    def judged(self, got, mesh, X):
         if got is None or got is Ellipsis:
             return UNSOLVED, ""
         mistake = self.compare(got, names(mesh), mesh, X)

@@ -1,11 +1,9 @@
-"""`OnRanks`: an exercise whose answer runs on real ranks. A wrong one may abort its process, or wait for ever."""
+"""An answer on real ranks, processes of their own: a wrong one may abort its process, or wait for ever."""
 
 import contextlib
-import functools
 import itertools
 import logging
 import traceback
-import types
 import warnings
 from datetime import timedelta
 
@@ -13,15 +11,14 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shardlab.exercises.exercise import Exercise, Wrong, brief_error, guarded, seeded
+from shardlab.exercises.exercise import Exercise, Wrong, brief_error, seeded
+from shardlab.exercises.traces import Heard, guarded, listening
 from shardlab.exercises.verdict import UNSOLVED
-from shardlab.exercises.watch import everyone, world
-from shardlab.mesh import Mesh
+from shardlab.exercises.world import everyone, from_rank_0, world
 from shardlab.plumbing.agreement import is_plumbing
-from shardlab.ranks import RankError
+from shardlab.ranks import RankError, parcels
 from shardlab.ranks.faults import HOW_LONG, WHAT_NEXT
 from shardlab.ranks.kept import Kept
-from shardlab.ranks.parcels import CannotShip
 
 SIZE = 2
 LIMIT = 30.0  # seconds that an answer may keep its ranks waiting
@@ -30,75 +27,87 @@ pools = Kept()  # of these checks alone: an answer may leave anything behind in 
 
 
 class OnRanks(Exercise):
-    """Two processes of their own try the answer; under torchrun, the ranks that there are."""
+    """Processes of their own try the answer."""
 
     def try_on_ranks(self, trial, answer, *args):
         """What `trial(mesh, answer, *args)` returns, by rank; `Wrong` if it fails there."""
-        if world():
-            got = everyone(attempt(Mesh(), trial, answer, *args))
-        else:
-            try:
-                with pools.of(SIZE) as pool:
-                    pool.run(self.prepare, limit=60)
-                    got = pool.run(shippable(trial, answer), *args, limit=LIMIT)
-            except CannotShip as error:
-                why = "It is to run in processes of its own, and not all of it can go there"
-                raise Wrong("stays here", f"{why}: {error}") from error
-            except RankError as error:
-                text = str(error).replace(WHAT_NEXT, "").replace(f" {HOW_LONG}", "")
-                text = " ".join(text.split())
-                name = "waits for ever" if "returned nothing for" in text or "waits in" in text else "an error"
-                raise Wrong(
-                    name, f"It does not come to an end on every rank. Do all make the same calls? {text[:600]}"
-                ) from error
-        for rank, (kind, value) in enumerate(got):
-            if kind == UNSOLVED:
-                raise self.unsolved(answer)
-            if kind == "an error":
-                raise Wrong(kind, f"On rank {rank} it ends in an error: {value}")
-        return [value for _, value in got]
+        try:
+            return try_on_ranks(trial, answer, *args, prepare=self.prepare)
+        except Failed as failed:
+            raise self.unsolved(answer) if failed.mistake == UNSOLVED else failed from None
 
     @staticmethod
     def prepare(mesh):
         """In each rank, before the answer: import what takes longer than an answer may."""
 
 
-def shippable(trial, answer):
-    """The trial of an answer as one function, which goes to the ranks by value if the answer has to."""
+class Failed(Wrong):
+    """It failed on some of the ranks: `where`, and what the error there `said`."""
 
-    def lesson(mesh, *args):
-        return attempt(mesh, trial, answer, *args)
+    def __init__(self, mistake, message, where="", said=""):
+        super().__init__(mistake, message)
+        self.where, self.said = where, said
 
-    return functools.wraps(answer)(lesson) if isinstance(answer, types.FunctionType) else lesson
+
+def try_on_ranks(trial, answer, *args, prepare=None):
+    """What `trial(mesh, answer, *args)` returns on each rank of a pool, `Wrong` if it fails on one.
+
+    Under torchrun the ranks that there are stay out of it, so that whatever an answer does, they go on: rank 0 has a
+    pool of as many ranks as they are, where each runs the answer as it is on its own rank of torchrun.
+    """
+    packed = everyone(packed_by(answer))
+    for each in packed:
+        if isinstance(each, str):
+            raise Wrong("stays here", f"It is to run in processes of its own, and not all of it can go there: {each}")
+    size = len(packed) if world() else SIZE
+    packed *= size // len(packed)
+
+    def in_a_pool():
+        try:
+            with pools.of(size) as pool, listening():
+                if prepare:
+                    pool.run(prepare, limit=60)
+                return pool.run(attempt, trial, packed, *args, limit=LIMIT), None
+        except RankError as error:
+            return None, fault(error, size)
+
+    answers, failure = from_rank_0(in_a_pool)
+    if failure:
+        raise Failed(*failure)
+    for kind, value in answers:
+        if kind != "returned":
+            raise Failed(kind, f"On every rank it ends in an error, on rank 0 in {value}", said=value)
+    return [value for _, value in answers]
 
 
-def attempt(mesh, trial, answer, *args):
-    """In a rank: ("returned", what the trial returned), or what became of it, if that is the same on every rank."""
+def packed_by(answer):
+    """An answer as bytes, which go to the ranks, or why it cannot."""
     try:
-        with guarded(), quiet():
+        return parcels.pack_lesson(answer, ())
+    except parcels.CannotShip as error:
+        return str(error)
+
+
+def attempt(mesh, trial, packed, *args):
+    """In a rank: ("returned", what the trial returned), or what became of it, if that is the same on every rank."""
+    answer, _ = parcels.unpack(packed[mesh.ranks[0]])
+    heard = Heard()
+    try:
+        with guarded(), quiet(), contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
             return "returned", trial(mesh, answer, *args)
     except KeyboardInterrupt:
         raise
     except NotImplementedError as error:
         all_come_here_or(error)
         own = not is_plumbing(traceback.extract_tb(error.__traceback__)[-1].filename)  # torch raises such errors, too
-        return (UNSOLVED, None) if own else ("an error", brief_error(error))
+        return (UNSOLVED, "") if own else ("an error", brief_error(error))
     except BaseException as error:
         all_come_here_or(error)
         return "an error", brief_error(error)
-
-
-@contextlib.contextmanager
-def quiet():
-    """No warnings, and no tracebacks that torch logs beside the error that it raises."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
     finally:
-        logging.disable(before)
+        torch.set_default_device(None)
+        if heard.text:
+            print(heard)
 
 
 def all_come_here_or(error):
@@ -113,6 +122,31 @@ def all_come_here_or(error):
 
 
 failures = itertools.count()  # of this rank
+
+
+def fault(error, size):
+    """A RankError as (mistake, message, which of the ranks, what they said), in the learner's words."""
+    text = str(error).replace(WHAT_NEXT, "").replace(f" {HOW_LONG}", "")
+    message = f"It does not come to an end on every rank. Do all make the same calls? {' '.join(text.split())[:600]}"
+    where, raised, said = text.partition("\n    at ")[0].partition(" raised ")
+    if raised:
+        said = " ".join(said.partition(". They are at ")[0].split()).removesuffix(":")
+        return "an error", message, f"{where} of {size}" if len(error.ranks) < size else "", said
+    stuck = any(words in text for words in ("waits in", "where rank", "returned nothing", "did not return"))
+    return "waits for ever" if stuck else "an error", message
+
+
+@contextlib.contextmanager
+def quiet():
+    """No warnings, and no tracebacks that torch logs beside the error that it raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 class Collectives(TorchDispatchMode):

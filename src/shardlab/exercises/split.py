@@ -11,7 +11,8 @@ import torch
 
 from shardlab.exercises.exercise import Exercise, Wrong, seeded
 from shardlab.exercises.verdict import UNSOLVED
-from shardlab.exercises.watch import Case, everyone, watch, world
+from shardlab.exercises.watch import Case, watch, watch_here
+from shardlab.exercises.world import everyone, world
 
 FORM, VALUES, ROAD, GRADIENTS = range(4)
 SHAPE_OF = {
@@ -62,7 +63,7 @@ class Split(Exercise):
             seen.append(watch(answer, case, gradients))
             if seen[-1].trouble and seen[-1].trouble[0] == UNSOLVED:
                 raise self.unsolved(answer)
-        wanted = [watch(self.right, case, gradients) for case in cases]
+        wanted = [watch_here(self.right, case, gradients) for case in cases]
         found = [self.look(*row, gradients) for row in zip(cases, seen, wanted, strict=True)]
         step = min((finding.step for finding in found if finding), default=None)
         if step is None:
@@ -72,7 +73,7 @@ class Split(Exercise):
             for way in mistake.ways:
                 if step == FORM and finding.mistake != "an error":
                     break
-                if all(alike(s, watch(way, case, gradients), step) for case, s in zip(cases, seen, strict=True)):
+                if all(alike(s, watch_here(way, case, gradients), step) for case, s in zip(cases, seen, strict=True)):
                     raise Wrong(mistake.name, f"{mistake.why} {finding.message}")
         raise Wrong(finding.mistake, finding.message)
 
@@ -100,7 +101,7 @@ class Split(Exercise):
         """The first thing that is wrong in one case, or None."""
         if seen.trouble:
             mistake, message = seen.trouble
-            where = f"On {shards(case.n)} it ends in " if mistake == "an error" else ""
+            where = f"On {seen.where or shards(case.n)} it ends in " if mistake == "an error" else ""
             return Finding(FORM, mistake, where + message)
         leaves = {arg: tensor.clone().requires_grad_() for arg, tensor in case.tensors.items()}
         y = self.dense(case.n, *leaves.values())

@@ -3,11 +3,13 @@
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shardlab.exercises.exercise import brief_error
+from shardlab.exercises.limits import run
+from shardlab.exercises.real_ranks import Failed, try_on_ranks
 from shardlab.exercises.verdict import UNSOLVED
+from shardlab.exercises.world import world
 from shardlab.mesh import Mesh
 from shardlab.plumbing.backward import run_backward
 from shardlab.shards import Shards
@@ -35,6 +37,7 @@ class Seen:
     """What an answer did in one case. Lists run over all shards, also over those of other ranks."""
 
     trouble: tuple | None = None  # (mistake, message): it did not get as far as a value
+    where: str = ""  # the ranks that are in trouble, where it is not all of them
     values: list = field(default_factory=list)
     forward: list = field(default_factory=list)  # the calls recorded
     backward: list = field(default_factory=list)
@@ -66,6 +69,12 @@ def cut_off(tensor):
     return tensor.detach().requires_grad_(tensor.requires_grad) if isinstance(tensor, torch.Tensor) else tensor
 
 
+class MeshHere(WatchedMesh):
+    """All its shards are in this process, also where that is a rank of torchrun."""
+
+    joined_world = staticmethod(lambda: 0)
+
+
 class Work(TorchDispatchMode):
     """Counts the floating-point operations of matrix products (nothing else matters beside them)."""
 
@@ -86,55 +95,55 @@ class Work(TorchDispatchMode):
         return result
 
 
-def world():
-    """The number of ranks under torch.distributed, 0 in one process."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 0
-
-
-def everyone(value):
-    """`value` of every rank, in rank order; [value] in one process."""
-    if not world():
-        return [value]
-    values = [None] * world()
-    dist.all_gather_object(values, value)
-    return values
-
-
 def watch(answer, case, gradients):
-    """Run `answer` on `case`; what all the ranks saw, as one `Seen`."""
-    mesh = WatchedMesh() if world() else WatchedMesh(case.n)
-    return merge(everyone(watch_here(answer, mesh, case, gradients)))
+    """Run a learner's `answer` on `case`, here or on real ranks; what all the shards saw, as one `Seen`."""
+    if not world():
+        return run(watch_here, answer, case, gradients)
+    try:
+        return merge(try_on_ranks(watch_there, answer, case, gradients))
+    except Failed as failed:
+        return Seen(trouble=(failed.mistake, failed.said), where=failed.where)
 
 
-def watch_here(answer, mesh, case, gradients):
+def watch_here(answer, case, gradients):
+    """Run an answer in this process, which holds all the shards (also where it is a rank itself)."""
+    try:
+        return observe(answer, MeshHere(case.n), case, gradients)
+    except KeyboardInterrupt:
+        raise
+    except NotImplementedError as error:
+        torch_itself = str(error).startswith("shard ")
+        return Seen(trouble=("an error", brief_error(error)) if torch_itself else (UNSOLVED, ""))
+    except BaseException as error:
+        return Seen(trouble=("an error", brief_error(error)))
+
+
+def watch_there(mesh, answer, case, gradients):
+    """Run an answer in one of the ranks, which holds one shard; an error there ends all of them."""
+    return observe(answer, WatchedMesh(), case, gradients)
+
+
+def observe(answer, mesh, case, gradients):
     seen = Seen()
     plain = {name: tensor.clone().requires_grad_(gradients) for name, tensor in case.tensors.items()}
     given = {name: PLACE[case.placing[name]](mesh, tensor) for name, tensor in plain.items()}
     before = {name: [tensor.clone() for tensor in tensors_of(x_)] for name, x_ in given.items()}
     mesh.placed.clear()
-    try:
-        with mesh.record() as calls:
-            with Work() as work, torch.enable_grad():
-                y_ = answer(mesh, *given.values())
-            seen.flops, seen.placed = work.flops, sum(t.numel() for x_ in mesh.placed for t in x_.shards)
-            seen.forward = list(calls)
-            seen.trouble = nonsense(y_, mesh, bool(calls)) or changed(given, before)
-            if seen.trouble is None:
-                seen.values = [tensor.detach().cpu().clone() for tensor in y_.shards]
-                if gradients and all(tensor.shape == case.cotangent.shape for tensor in y_.shards):
-                    backward(y_, mesh, case.cotangent)
-            seen.backward = [call for call in calls if call.phase == "backward"]
-        if gradients:
-            seen.grads = {name: grads_of(x_) for name, x_ in given.items() if isinstance(x_, Shards)}
-            if "plain" in case.placing.values():
-                look_at_columns(seen, given, mesh, case)
-    except KeyboardInterrupt:
-        raise
-    except NotImplementedError as error:
-        torch_itself = str(error).startswith("shard ")
-        seen.trouble = ("an error", brief_error(error)) if torch_itself else (UNSOLVED, "")
-    except BaseException as error:
-        seen.trouble = ("an error", brief_error(error))
+    with mesh.record() as calls:
+        with Work() as work, torch.enable_grad():
+            y_ = answer(mesh, *given.values())
+        seen.flops, seen.placed = work.flops, sum(t.numel() for x_ in mesh.placed for t in x_.shards)
+        seen.forward = list(calls)
+        seen.trouble = nonsense(y_, mesh, bool(calls)) or changed(given, before)
+        if seen.trouble is None:
+            seen.values = [tensor.detach().cpu().clone() for tensor in y_.shards]
+            if gradients and all(tensor.shape == case.cotangent.shape for tensor in y_.shards):
+                backward(y_, mesh, case.cotangent)
+        seen.backward = [call for call in calls if call.phase == "backward"]
+    if gradients:
+        seen.grads = {name: grads_of(x_) for name, x_ in given.items() if isinstance(x_, Shards)}
+        if "plain" in case.placing.values():
+            look_at_columns(seen, given, mesh, case)
     return seen
 
 
