@@ -3,7 +3,6 @@
 The answers here are written independently of the tables in shardlab.exercises, in the words of a learner.
 """
 
-import os
 import random
 import re
 import sys
@@ -11,7 +10,6 @@ import time
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch.nn import functional as F
 
 from shardlab import Mesh, Shards, exercises
@@ -804,57 +802,3 @@ def test_a_verdict_shows_itself_in_words_and_escapes_them():
         assert ("✓" if passed else "✗") in html
         assert "background" not in html  # the page's own, light or dark
         assert bool(verdict) is passed
-
-
-# ---------------------------------------------------------------- over ranks
-
-
-def check_on_this_rank():
-    """Runs wherever torch.distributed does: each rank comes to the same verdicts."""
-    got = {}
-    for name, answers in RIGHT.items():
-        over_ranks = [answer for answer in answers if answer is not uneven_last_takes_the_rest]
-        got[name] = [SPLITS[name].check(answer, gradients=True) for answer in over_ranks[:2]]
-        assert all(got[name]), got[name]
-    for name, table in WRONG.items():
-        for mistake, (answer, *_) in list(table.items())[::2]:
-            if mistake in ("reads other shards", "placed again", "bias twice") or answer in (
-                decoy,
-                chunk_with_zip,
-                chunk_in_a_loop,
-            ):
-                continue  # there are no other shards to read here, and (n - 1) b is b where n is 2
-            gradients = isinstance(answer, tuple)
-            got[name, mistake] = SPLITS[name].check(answer[1] if gradients else answer, gradients)
-    for name, answer in THREE.items():
-        got[name] = ALL[name].check(answer)
-        assert got[name], got[name]
-    return got
-
-
-def run_rank(rank, size, store, results):
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    os.environ["SHARDLAB_DEVICES"] = "cpu"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    try:
-        got = check_on_this_rank()
-        results.put((rank, {key: verdict.mistake for key, verdict in got.items() if isinstance(verdict, Verdict)}))
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.mark.ranks
-def test_checks_over_two_ranks(tmp_path):
-    results = mp.get_context("spawn").Queue()
-    context = mp.spawn(run_rank, (2, tmp_path / "store", results), nprocs=2, join=False)
-    try:
-        got = dict(results.get(timeout=100) for _ in range(2))
-        assert any(context.join(timeout=20) for _ in range(2))  # each call waits for one of them to end
-    finally:
-        for process in context.processes:
-            process.kill()
-    assert got[0] == got[1]
-    for key, mistake in got[0].items():
-        if isinstance(key, tuple):
-            assert mistake == key[1], key

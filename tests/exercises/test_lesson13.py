@@ -454,7 +454,7 @@ def test_collectives_are_counted_by_whichever_interface_they_are_called():
         return told(counted.names)
 
     with ranks(2) as pool:
-        assert pool.run(lesson) == ["2 all_reduce and 2 all_gather and 1 broadcast"] * 2
+        assert pool.run(lesson, limit=60) == ["2 all_reduce and 2 all_gather and 1 broadcast"] * 2
 
 
 @pytest.mark.parametrize("n", [2, 4])

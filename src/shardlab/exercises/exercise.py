@@ -51,7 +51,7 @@ class Exercise:
     def judge(self, inspect):
         """Turn what happens into a verdict, the same on all ranks: a message, a `Wrong`, or any exception but a
         KeyboardInterrupt."""
-        with guarded(), prints_once():
+        with guarded(), torch.device("cpu"), prints_once():
             try:
                 verdict = Verdict(self.name, True, None, inspect())
             except KeyboardInterrupt:

@@ -21,8 +21,8 @@ from shardlab.ranks.faults import source
 LIMIT = 20.0  # seconds for one try: a right answer takes a few milliseconds, on a busy machine perhaps a second
 
 
-class Stopped(BaseException):
-    """What a thread that is to end finds itself raising."""
+class Stopped(SystemExit):
+    """What a thread that is to end finds itself raising; Python says nothing of a SystemExit in a thread."""
 
 
 def run(function, *args):

@@ -49,7 +49,7 @@ class Failed(Wrong):
         self.where, self.said = where, said
 
 
-def try_on_ranks(trial, answer, *args, prepare=None):
+def try_on_ranks(trial, answer, *args, prepare=OnRanks.prepare):
     """What `trial(mesh, answer, *args)` returns on each rank of a pool, `Wrong` if it fails on one.
 
     Under torchrun the ranks that there are stay out of it, so that whatever an answer does, they go on: rank 0 has a
@@ -65,8 +65,7 @@ def try_on_ranks(trial, answer, *args, prepare=None):
     def in_a_pool():
         try:
             with pools.of(size) as pool, listening():
-                if prepare:
-                    pool.run(prepare, limit=60)
+                pool.run(prepare, limit=60)
                 return pool.run(attempt, trial, packed, *args, limit=LIMIT), None
         except RankError as error:
             return None, fault(error, size)

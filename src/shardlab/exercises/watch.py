@@ -102,6 +102,8 @@ def watch(answer, case, gradients):
     try:
         return merge(try_on_ranks(watch_there, answer, case, gradients))
     except Failed as failed:
+        if failed.mistake != UNSOLVED and not failed.said:  # a rank waits, loops or is gone
+            raise
         return Seen(trouble=(failed.mistake, failed.said), where=failed.where)
 
 
