@@ -234,6 +234,7 @@ def test_what_a_lesson_has_set_does_not_make_a_right_answer_wrong(answer):
     assert torch.get_num_threads() == numbers
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_threads_that_an_answer_leaves_are_ended():
     left = []
 
