@@ -79,8 +79,8 @@ def rude(mesh, X, W):
 
 ALONE = {  # answer: the mistake, and what its message says
     raises_on_one: ("an error", ["rank 1", "ZeroDivisionError: division by zero"]),
-    communicates_on_one: ("waits for ever", ["rank 1 returned without coming to all_reduce", "where rank 0 waits"]),
-    by_torch_on_one: ("waits for ever", ["rank 0", "by_torch_on_one, line", "dist.barrier()"]),
+    communicates_on_one: ("waits for ever", ["rank 0 waits in all_reduce", "rank 1 has returned"]),
+    by_torch_on_one: ("waits for ever", ["rank 0", "by_torch_on_one, line"]),
     returns_early_on_one: ("waits for ever", ["rank 1", "all_reduce"]),
     sleeps_on_one: ("waits for ever", ["rank 1", "sleeps_on_one, line", "time.sleep(1000)"]),
     loops_on_all: ("waits for ever", ["ranks 0 and 1", "loops_on_all, line", "of test_on_ranks.py"]),

@@ -82,14 +82,14 @@ def try_on_ranks(trial, answer, *args, prepare=OnRanks.prepare):
 def packed_by(answer):
     """An answer as bytes, which go to the ranks, or why it cannot."""
     try:
-        return parcels.pack_lesson(answer, ())
+        return parcels.pack_lesson(answer, (), None)
     except parcels.CannotShip as error:
         return str(error)
 
 
 def attempt(mesh, trial, packed, *args):
     """In a rank: ("returned", what the trial returned), or what became of it, if that is the same on every rank."""
-    answer, _ = parcels.unpack(packed[mesh.ranks[0]])
+    answer, _ = parcels.unpack_lesson(packed[mesh.ranks[0]], begin=lambda settings: None)
     heard = Heard()
     try:
         with guarded(), quiet(), contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
@@ -131,7 +131,7 @@ def fault(error, size):
     if raised:
         said = " ".join(said.partition(". They are at ")[0].split()).removesuffix(":")
         return "an error", message, f"{where} of {size}" if len(error.ranks) < size else "", said
-    stuck = any(words in text for words in ("waits in", "where rank", "returned nothing", "did not return"))
+    stuck = any(words in text for words in ("waits in", "where rank", "returned nothing", "without coming", "did not"))
     return "waits for ever" if stuck else "an error", message
 
 
