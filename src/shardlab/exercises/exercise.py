@@ -7,7 +7,7 @@ from html import escape
 import torch
 
 from shardlab.exercises.traces import guarded, prints_once
-from shardlab.exercises.verdict import UNSOLVED, Verdict
+from shardlab.exercises.verdict import UNSOLVED, Verdict, a_kind
 from shardlab.exercises.world import everyone
 
 LEFT = "text-align:left"
@@ -81,7 +81,7 @@ class Exercise:
         if not callable(answer):
             raise Wrong(
                 "not a function",
-                f"The check wants the function itself and got a {type(answer).__name__}: "
+                f"The check wants the function itself and got {a_kind(answer)}: "
                 f"hand it in without calling it, as in exercises.{self.name}.check({self.name}).",
             )
         try:

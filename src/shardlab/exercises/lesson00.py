@@ -10,39 +10,49 @@ from shardlab.exercises.split import Split
 from shardlab.exercises.verdict import UNSOLVED
 from shardlab.exercises.watch import WatchedMesh
 from shardlab.exercises.world import world
+from shardlab.shards import Shards
 
 SUM_MISTAKES = [
     Mistake(
         "ranks from 0",
-        "Ranks count from 0, so shard 0 weighs nothing here: the weights wanted are 1, 2, …, n.",
+        "Ranks count from 0: the weights wanted are 1, 2, …, n, and these are others.",
         lambda mesh, X: mesh.all_reduce(mesh.rank * X),
+        lambda mesh, X: mesh.all_reduce((mesh.rank + 2) * X),
     ),
     Mistake(
         "no weights",
         "Every shard adds the same X: the line does not depend on the rank yet. See mesh.rank.",
         lambda mesh, X: mesh.all_reduce(X),
-    ),
-    mistakes.no_reduce(
-        lambda mesh, X: (mesh.rank + 1) * X,
+        lambda mesh, X: mesh.all_reduce(X * mesh.size),
     ),
     Mistake(
         "weights after the sum",
         "The weight comes after the reduction, so every shard ends with a number of its own.",
         lambda mesh, X: (mesh.rank + 1) * mesh.all_reduce(X),
     ),
-    mistakes.gather_for_reduce(
-        lambda mesh, X: mesh.all_gather((mesh.rank + 1) * X, dim=0),
-        lambda mesh, X: mesh.all_gather((mesh.rank + 1) * X, dim=1),
+    Mistake(
+        "a sum for a product",
+        "The weight is added to X, and it is to be multiplied by it.",
+        lambda mesh, X: mesh.all_reduce((mesh.rank + 1) + X),
     ),
-    mistakes.mean_for_sum(
-        lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * X) / mesh.size,
+    Mistake(
+        "a power for a product",
+        "X is raised to the power of the weight, and it is to be multiplied by it.",
+        lambda mesh, X: mesh.all_reduce(X ** (mesh.rank + 1)),
     ),
-    mistakes.max_for_sum(
-        lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * X, op="max"),
+    Mistake(
+        "a 1 beside the product",
+        "This is rank · X + 1: the 1 belongs to the weight, (mesh.rank + 1) * X.",
+        lambda mesh, X: mesh.all_reduce(mesh.rank * X + 1),
+        lambda mesh, X: mesh.all_reduce(mesh.rank * X) + 1,
     ),
-    mistakes.reducing_twice(
-        lambda mesh, X: mesh.all_reduce(mesh.all_reduce((mesh.rank + 1) * X)),
+    Mistake(
+        "mesh.ranks for mesh.rank",
+        "mesh.ranks is the list of the ranks that are here; mesh.rank is each shard's own number, a Shards.",
+        lambda mesh, X: mesh.all_reduce((mesh.ranks + 1) * X),
+        lambda mesh, X: mesh.all_reduce((1 + mesh.ranks) * X),
     ),
+    *mistakes.of_a_sum((lambda mesh, X: (mesh.rank + 1) * X, lambda y_, X: y_)),
     Mistake(
         "no communication",
         "The number is right, since n and X are known everywhere here, but the exercise is about the sum over "
@@ -78,6 +88,12 @@ class ReportDevices(Exercise):
     mistakes = [
         Mistake("the device of X itself", "X is the plain tensor, in one place; the shards made of it live elsewhere."),
         Mistake("not a list", "One string a shard is wanted, in a list, also where all are the same."),
+        Mistake("tensors, not strings", "These are the shards themselves: str(shard.device) says where one lives."),
+        Mistake(
+            "the type alone", "device.type leaves out which of the devices it is: str(device) has its number, too."
+        ),
+        Mistake("one shard's device for all", "Each shard has a device of its own: ask all of them."),
+        Mistake("repr, not str", "repr(device) is how torch writes the object: str(device) gives the text."),
         Mistake("devices, not strings", "These are torch.device objects: str(device) gives the text."),
         Mistake("each device once", "Each device is named once, and one string a shard is wanted."),
         Mistake("out of order", "The strings are right and their order is not: shard 0 first, then shard 1, …"),
@@ -99,7 +115,7 @@ class ReportDevices(Exercise):
         if world():
             found = try_on_ranks(self.look_there, answer, X)
         else:
-            found = [self.look(answer, mesh, X) for mesh in (mixed("cpu meta meta"), mixed("meta cpu"), WatchedMesh(4))]
+            found = [self.look(answer, mesh, X) for mesh in (mixed("meta cpu cpu"), WatchedMesh(4), OnCards())]
         for mistake in filter(None, found):
             raise self.unsolved(answer) if mistake[0] == UNSOLVED else Wrong(*mistake)
         return f"Right on {world()} ranks." if world() else f"Right on {len(found)} meshes."
@@ -134,13 +150,21 @@ class ReportDevices(Exercise):
         if not isinstance(got, (list, tuple)):
             return "not a list"
         got = list(got)
+        if got and all(isinstance(item, torch.Tensor) for item in got):
+            return "tensors, not strings"
         if any(isinstance(item, torch.device) for item in got):
             return "devices, not strings"
         if not all(isinstance(item, str) for item in got):
             return "not a list"
         if got != want:
-            if len(want) > 1 and got == [str(X.device)] * len(want):
+            if got == [str(X.device)] * len(want):
                 return "the device of X itself"
+            if got == [device.type for device in mesh.devices]:
+                return "the type alone"
+            if got == [repr(device) for device in mesh.devices]:
+                return "repr, not str"
+            if got == want[:1] * len(want):
+                return "one shard's device for all"
             if len(got) < len(want) and sorted(got) == sorted(set(want)):
                 return "each device once"
             return "out of order" if sorted(got) == sorted(want) else "other devices"
@@ -149,6 +173,29 @@ class ReportDevices(Exercise):
         if not any(tensor.shape == X.shape for x_ in mesh.placed for tensor in x_.shards):
             return "only a piece on each shard"
         return None
+
+
+class OnCards(WatchedMesh):
+    """Two shards that say that they live on CUDA devices, whose numbers lie on the CPU all the same: so that
+    a device with a number of its own is there on every machine."""
+
+    def __init__(self):
+        super().__init__(2, devices=["cpu"])
+        self.devices = [torch.device("cuda", index) for index in range(2)]
+
+    def _place(self, source, pieces):
+        placed = [piece.detach().clone().as_subclass(OnCard) for piece in pieces]
+        for tensor, device in zip(placed, self.devices, strict=True):
+            tensor.card = device
+        return Shards(placed, self)
+
+
+class OnCard(torch.Tensor):
+    """A tensor that says that it is on the device `card`."""
+
+    @property
+    def device(self):
+        return self.card
 
 
 def mixed(devices):

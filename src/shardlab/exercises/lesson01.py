@@ -94,35 +94,7 @@ ROW_MISTAKES = [
         lambda mesh, X, W: mesh.all_reduce(gelu(X @ W)),
         lambda mesh, X, W: gelu(X @ W),
     ),
-    mistakes.no_reduce(
-        lambda mesh, X, W: X @ W,
-    ),
-    mistakes.gather_for_reduce(
-        lambda mesh, X, W: mesh.all_gather(X @ W, dim=1),
-        lambda mesh, X, W: mesh.all_gather(X @ W, dim=0),
-    ),
-    mistakes.mean_for_sum(
-        lambda mesh, X, W: mesh.all_reduce(X @ W) / mesh.size,
-    ),
-    mistakes.max_for_sum(
-        lambda mesh, X, W: mesh.all_reduce(X @ W, op="max"),
-    ),
-    mistakes.reducing_twice(
-        lambda mesh, X, W: mesh.all_reduce(mesh.all_reduce(X @ W)),
-        lambda mesh, X, W: mesh.all_reduce(X @ W) * mesh.size,
-    ),
-    Mistake(
-        "one shard's partial sum",
-        "Every shard gets the partial sum of one shard, and the others' are lost.",
-        lambda mesh, X, W: mesh.broadcast(X @ W),
-        lambda mesh, X, W: mesh.broadcast(X @ W, src=mesh.size - 1),
-    ),
-    Mistake(
-        "only a slice of the sum",
-        "reduce_scatter adds the partial sums but leaves each shard one slice of y, and all of it is wanted.",
-        lambda mesh, X, W: mesh.reduce_scatter(X @ W, dim=1),
-        lambda mesh, X, W: mesh.reduce_scatter(X @ W, dim=0),
-    ),
+    *mistakes.of_a_sum((lambda mesh, X, W: X @ W, lambda y_, X, W: y_)),
     mistakes.baseline(
         lambda mesh, X, W: mesh.all_gather(X, dim=1) @ mesh.all_gather(W, dim=0),
     ),

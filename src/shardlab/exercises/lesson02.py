@@ -1,5 +1,7 @@
 """Lesson 02: what comes after a row split, and so after the reduction: a nonlinearity, a bias."""
 
+from difflib import get_close_matches
+
 import torch
 from torch.nn import functional as F
 
@@ -7,16 +9,25 @@ from shardlab.exercises import mistakes
 from shardlab.exercises.exercise import Exercise, Mistake, Wrong, seeded
 from shardlab.exercises.lesson01 import row_sizes
 from shardlab.exercises.split import Split
-from shardlab.exercises.verdict import UNSOLVED
+from shardlab.exercises.verdict import UNSOLVED, a_kind
 
 gelu = F.gelu
+
+
+def gelu_by_a_sigmoid(x):
+    return x * torch.sigmoid(1.702 * x)
+
+
+OTHERS = [F.relu, torch.tanh, torch.sigmoid, F.silu, F.leaky_relu, F.elu, F.softplus, gelu_by_a_sigmoid]
 
 ACTIVATE_MISTAKES = [
     Mistake(
         "nonlinearity before the reduction",
-        "Each shard applies gelu to its partial sum, and gelu(a) + gelu(b) is not gelu(a + b).",
+        "Each shard applies a nonlinearity to its partial sum, and gelu(a) + gelu(b) is not gelu(a + b).",
         lambda mesh, X, W: mesh.all_reduce(gelu(X @ W)),
         lambda mesh, X, W: mesh.all_reduce(gelu(X @ W)) / mesh.size,
+        lambda mesh, X, W: mesh.all_reduce(gelu(X @ W), op="max"),
+        *[lambda mesh, X, W, f=f: mesh.all_reduce(f(X @ W)) for f in OTHERS],
     ),
     Mistake(
         "nonlinearity twice",
@@ -32,34 +43,23 @@ ACTIVATE_MISTAKES = [
     Mistake(
         "another nonlinearity",
         "Split and reduction are right, but this is not torch's gelu.",
-        lambda mesh, X, W: F.relu(mesh.all_reduce(X @ W)),
-        lambda mesh, X, W: torch.tanh(mesh.all_reduce(X @ W)),
-        lambda mesh, X, W: torch.sigmoid(mesh.all_reduce(X @ W)),
-        lambda mesh, X, W: F.silu(mesh.all_reduce(X @ W)),
+        *[lambda mesh, X, W, f=f: f(mesh.all_reduce(X @ W)) for f in OTHERS],
     ),
     Mistake(
         "gelu by its tanh approximation",
         "Split and reduction are right, but gelu was approximated by a tanh, which is good to three digits only.",
         lambda mesh, X, W: gelu(mesh.all_reduce(X @ W), approximate="tanh"),
     ),
-    mistakes.no_reduce(
-        lambda mesh, X, W: gelu(X @ W),
-        lambda mesh, X, W: X @ W,
+    Mistake(
+        "nonlinearity of the inputs",
+        "gelu was applied to what goes into the product, and gelu(X) @ W is not gelu(X @ W).",
+        lambda mesh, X, W: mesh.all_reduce(gelu(X) @ W),
+        lambda mesh, X, W: mesh.all_reduce(X @ gelu(W)),
+        lambda mesh, X, W: mesh.all_reduce(gelu(X) @ gelu(W)),
     ),
-    mistakes.gather_for_reduce(
-        lambda mesh, X, W: gelu(mesh.all_gather(X @ W, dim=1)),
-        lambda mesh, X, W: gelu(mesh.all_gather(X @ W, dim=0)),
-    ),
-    mistakes.mean_for_sum(
-        lambda mesh, X, W: gelu(mesh.all_reduce(X @ W) / mesh.size),
-        lambda mesh, X, W: gelu(mesh.all_reduce(X @ W)) / mesh.size,
-    ),
-    mistakes.max_for_sum(
-        lambda mesh, X, W: gelu(mesh.all_reduce(X @ W, op="max")),
-    ),
-    mistakes.reducing_twice(
-        lambda mesh, X, W: gelu(mesh.all_reduce(mesh.all_reduce(X @ W))),
-        lambda mesh, X, W: mesh.all_reduce(gelu(mesh.all_reduce(X @ W))),
+    *mistakes.of_a_sum(
+        (lambda mesh, X, W: X @ W, lambda y_, X, W: gelu(y_)),
+        (lambda mesh, X, W: X @ W, lambda y_, X, W: y_),
     ),
     mistakes.baseline(
         lambda mesh, X, W: gelu(mesh.all_gather(X, dim=1) @ mesh.all_gather(W, dim=0)),
@@ -125,30 +125,46 @@ BIAS_MISTAKES = [
         lambda mesh, X, W, b: mesh.all_reduce(X @ W + b) - (mesh.size - 1) * b,
     ),
     Mistake(
+        "bias taken back once",
+        "Every shard adds b, the reduction adds n of them, and one is subtracted again: with more than 2 shards y is "
+        "off by (n - 2) b.",
+        lambda mesh, X, W, b: mesh.all_reduce(X @ W + b) - b,
+    ),
+    Mistake(
+        "half the bias",
+        "n times b / 2 is b on 2 shards only.",
+        lambda mesh, X, W, b: mesh.all_reduce(X @ W + b / 2),
+    ),
+    Mistake(
+        "bias reduced",
+        "b is whole on every shard already: an all_reduce of it adds n equal copies.",
+        lambda mesh, X, W, b: mesh.all_reduce(X @ W) + mesh.all_reduce(b),
+        lambda mesh, X, W, b: mesh.all_reduce(X @ W + mesh.all_reduce(b)),
+    ),
+    Mistake(
+        "bias weighted by the rank",
+        "b is multiplied by a number that depends on the rank.",
+        lambda mesh, X, W, b: mesh.all_reduce(X @ W) + mesh.rank * b,
+        lambda mesh, X, W, b: mesh.all_reduce(X @ W) + (mesh.rank + 1) * b,
+        lambda mesh, X, W, b: mesh.all_reduce(X @ W + mesh.rank * b),
+        lambda mesh, X, W, b: mesh.all_reduce(X @ W + (mesh.rank + 1) * b),
+    ),
+    Mistake(
+        "bias multiplied",
+        "The product is multiplied by b, and b is to be added.",
+        lambda mesh, X, W, b: mesh.all_reduce(X @ W) * b,
+    ),
+    Mistake(
         "bias after the reduction on one shard",
         "The reduction is over, so what one shard adds now the others never see: y differs from shard to shard.",
         lambda mesh, X, W, b: mesh.all_reduce(X @ W) + on_shard(mesh, 0, b),
         lambda mesh, X, W, b: mesh.all_reduce(X @ W) + on_shard(mesh, mesh.size - 1, b),
     ),
-    mistakes.no_reduce(
-        lambda mesh, X, W, b: X @ W + b,
-        lambda mesh, X, W, b: X @ W,
-    ),
-    mistakes.gather_for_reduce(
-        lambda mesh, X, W, b: mesh.all_gather(X @ W + b, dim=1),
-        lambda mesh, X, W, b: mesh.all_gather(X @ W, dim=0) + b,
-    ),
-    mistakes.mean_for_sum(
-        lambda mesh, X, W, b: mesh.all_reduce(X @ W) / mesh.size + b,
-        lambda mesh, X, W, b: mesh.all_reduce(X @ W + b) / mesh.size,
-    ),
-    mistakes.max_for_sum(
-        lambda mesh, X, W, b: mesh.all_reduce(X @ W, op="max") + b,
-        lambda mesh, X, W, b: mesh.all_reduce(X @ W + b / mesh.size, op="max"),
-    ),
-    mistakes.reducing_twice(
-        lambda mesh, X, W, b: mesh.all_reduce(mesh.all_reduce(X @ W)) + b,
-        lambda mesh, X, W, b: mesh.all_reduce(mesh.all_reduce(X @ W) + b),
+    *mistakes.of_a_sum(
+        (lambda mesh, X, W, b: X @ W, lambda y_, X, W, b: y_ + b),
+        (lambda mesh, X, W, b: X @ W + b, lambda y_, X, W, b: y_),
+        (lambda mesh, X, W, b: X @ W + b / mesh.size, lambda y_, X, W, b: y_),
+        (lambda mesh, X, W, b: X @ W, lambda y_, X, W, b: y_),
     ),
     mistakes.baseline(
         lambda mesh, X, W, b: mesh.all_gather(X, dim=1) @ mesh.all_gather(W, dim=0) + b,
@@ -237,26 +253,24 @@ class Exempt(Exercise):
         missing = [name for name in FUNCTIONS if kinds[name] == "linear" and name not in names]
         if missing:
             name, why = "a linear one is missing", known["a linear one is missing"]
-            raise Wrong(name, f"All that you name are exempt, but {len(missing)} are missing. {why}")
+            some = "1 is" if len(missing) == 1 else f"{len(missing)} are"
+            raise Wrong(name, f"All that you name are exempt, but {some} missing. {why}")
         return f"Right: of these {len(FUNCTIONS)} functions only {', '.join(sorted(names))} keep sums."
 
     def names_in(self, answer):
         if answer is None or answer is Ellipsis:
             raise self.unsolved()
         if isinstance(answer, str) or not isinstance(answer, (set, frozenset, list, tuple, dict)):
-            raise Wrong(
-                "not a set", f"The check wants a set of names, such as {{'gelu'}}, and got a {type(answer).__name__}."
-            )
+            raise Wrong("not a set", f"The check wants a set of names, such as {{'gelu'}}, and got {a_kind(answer)}.")
         names = [name for name in answer if name is not Ellipsis]
         if not names:
             raise self.unsolved()
         for name in names:
             if not isinstance(name, str):
-                raise Wrong(
-                    "not a set", f"The set holds a {type(name).__name__}, and names are wanted, such as 'gelu'."
-                )
+                raise Wrong("not a set", f"The set holds {a_kind(name)}, and names are wanted, such as 'gelu'.")
             if name not in FUNCTIONS:
-                raise Wrong("unknown name", f"{name!r} is none of {', '.join(FUNCTIONS)}.")
+                near = [f"Did you mean {each!r}? " for each in get_close_matches(name.lower(), FUNCTIONS, n=1)]
+                raise Wrong("unknown name", f"{''.join(near)}{name!r} is none of {', '.join(FUNCTIONS)}.")
         return set(names)
 
 

@@ -7,6 +7,7 @@ import torch
 
 from shardlab.exercises.exercise import Exercise, Mistake, Wrong, brief_error, seeded
 from shardlab.exercises.limits import run
+from shardlab.exercises.verdict import a_kind
 
 FLOAT64_FOR_FLOAT32 = 2.0**29  # how much finer float64 rounds
 
@@ -90,7 +91,7 @@ class Tolerance(Exercise):
         if not (torch.equal(X, trial.X) and torch.equal(W, trial.W)):
             raise Wrong("arguments changed", "X or W was changed in place: make a new value.")
         if not isinstance(tol, (Real, torch.Tensor)):
-            raise Wrong("not a tolerance", f"A number or a tensor is wanted, and this is a {type(tol).__name__}.")
+            raise Wrong("not a tolerance", f"A number or a tensor is wanted, and this is {a_kind(tol)}.")
         if isinstance(tol, torch.Tensor) and (tol.is_complex() or not fits(tol, trial.exact)):
             shapes = f"{list(tol.shape)}, {tol.dtype}, where y is {list(trial.exact.shape)}"
             raise Wrong("not a tolerance", f"The tensor does not fit y: it is {shapes}.")

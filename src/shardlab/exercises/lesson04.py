@@ -35,9 +35,39 @@ def there(mesh, pieces):
     return [piece.to(device) for piece, device in zip(pieces, cycle(mesh.devices), strict=False)]
 
 
+def padded_sizes(n, integer):
+    """The same, and a width that n divides, where there is nothing to pad."""
+    return [*uneven_sizes(n, integer), {"B": 2, "K": 7, "N": 2 * n}]
+
+
 def padded(mesh, W, fill=0.0):
     """W with columns of `fill` up to a width that divides, and cut."""
     return mesh.shard(F.pad(W, (0, -W.shape[1] % mesh.size), value=fill), dim=1)
+
+
+def by_padding(extra):
+    """The answer that pads W with extra(N, n) columns, and cuts them off again."""
+
+    def answer(mesh, X, W):
+        W_ = mesh.shard(F.pad(W, (0, extra(W.shape[1], mesh.size))), dim=1)
+        return mesh.all_gather(mesh.copy(X) @ W_, dim=1)[:, : W.shape[1]]
+
+    return answer
+
+
+def padded_in_front(mesh, X, W):
+    W_ = mesh.shard(F.pad(W, (-W.shape[1] % mesh.size, 0)), dim=1)
+    return mesh.all_gather(X @ W_, dim=1)[:, : W.shape[1]]
+
+
+def padded_in_between(mesh, X, W):
+    width = -(-W.shape[1] // mesh.size)
+    pieces = [F.pad(piece, (0, width - piece.shape[1])) for piece in mesh.shard(W, dim=1).shards]
+    return mesh.all_gather(X @ Shards(pieces, mesh), dim=1)[:, : W.shape[1]]
+
+
+def padding_of_rows(mesh, W):
+    return mesh.shard(F.pad(W, (0, 0, 0, -W.shape[1] % mesh.size)), dim=1)
 
 
 COMMON_MISTAKES = [
@@ -59,6 +89,7 @@ COMMON_MISTAKES = [
     mistakes.wrong_order(
         lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=1), dim=1).flip(1),
         lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1).flip(1)[:, : W.shape[1]],
+        lambda mesh, X, W: mesh.all_gather(X @ Shards([W[:, rank :: mesh.size] for rank in mesh.ranks], mesh), dim=1),
         lambda mesh, X, W: interleaved(mesh.all_gather(X @ padded(mesh, W), dim=1), mesh.size)[:, : W.shape[1]],
     ),
     Mistake(
@@ -86,6 +117,28 @@ COMMON_MISTAKES = [
         "trimmed on the wrong side",
         "The padding is at the end, and the first columns were cut off.",
         lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1)[:, -W.shape[1] :],
+    ),
+    Mistake(
+        "trimmed by nothing",
+        "y[:, :-extra] cuts extra columns off, unless extra is 0: y[:, :-0] is empty. Say how many stay, y[:, :N].",
+        lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1)[:, : -(-W.shape[1] % mesh.size)],
+    ),
+    Mistake(
+        "padding in front",
+        "The zeros come before the columns of W, and the last columns of y were cut off with them on.",
+        padded_in_front,
+    ),
+    Mistake(
+        "padding in between",
+        "Each shard was padded by itself, so the zeros lie between the columns of y, and cutting at the end does not "
+        "remove them: pad W first, then cut it.",
+        padded_in_between,
+    ),
+    Mistake(
+        "padded rows",
+        "W got more rows, and it needs more columns: F.pad begins with the last dim, F.pad(W, (0, extra)).",
+        lambda mesh, X, W: mesh.all_gather(X @ padding_of_rows(mesh, W), dim=1),
+        lambda mesh, X, W: mesh.all_gather(X @ padding_of_rows(mesh, W), dim=1)[:, : W.shape[1]],
     ),
     mistakes.baseline(
         lambda mesh, X, W: X @ mesh.replicate(W),
@@ -136,6 +189,20 @@ PADDED_MISTAKES = [
         "y is right, but the shards that are gathered are not all of one size: pad W first.",
         lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=1), dim=1),
     ),
+    Mistake(
+        "padded by N % n",
+        "N % n columns are left over, and so n - N % n are missing, or none: -N % n counts them.",
+        by_padding(lambda N, n: N % n),
+    ),
+    Mistake(
+        "padded more than needed",
+        "y is right, but the padding is larger than it need be, or not up to a multiple of n: -N % n columns are "
+        "missing, and that is 0 where n divides N.",
+        by_padding(lambda N, n: n - N % n),
+        by_padding(lambda N, n: n),
+        by_padding(lambda N, n: n - 1),
+        by_padding(lambda N, n: n + -N % n),
+    ),
     mistakes.missing_backward(
         lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1)[:, : W.shape[1]],
     ),
@@ -178,11 +245,11 @@ uneven_linear = Split(
 
 padded_linear = Split(
     "padded_linear",
-    "y = X @ W where n does not divide N: pad W with columns of zeros, so that all shards have one width; "
+    "y = X @ W where n need not divide N: pad W with columns of zeros, so that all shards have one width; "
     "multiply, gather, and cut the padding off. Every shard ends with all of y.",
     given={"X": ("B K", "replicated"), "W": ("K N", "plain")},
     wanted="y: [B, N], the same on every shard; the all_gather moves n equal shards; the padding's gradient is zero",
-    sizes=uneven_sizes,
+    sizes=padded_sizes,
     dense=lambda n, X, W: X @ W,
     right=lambda mesh, X, W: mesh.all_gather(mesh.copy(X) @ padded(mesh, W), dim=1)[:, : W.shape[1]],
     mistakes=PADDED_MISTAKES,

@@ -62,6 +62,16 @@ transposed = partial(
     "transposed W",
     "This multiplies by W.T. Here W is [in, out] and y = x @ W; it is torch.nn.Linear that stores [out, in].",
 )
+one_shards_part = partial(
+    Mistake,
+    "one shard's partial sum",
+    "Every shard gets the partial sum of one shard, and the others' are lost.",
+)
+only_a_slice = partial(
+    Mistake,
+    "only a slice of the sum",
+    "reduce_scatter adds the partial sums but leaves each shard one slice of y, and all of it is wanted.",
+)
 missing_backward = partial(
     Mistake,
     "missing backward all-reduce",
@@ -80,6 +90,38 @@ copy_of_a_cut_tensor = partial(
     "mesh.copy is for a replicated value. In a cut one each shard's piece has a gradient of its own, and here "
     "those of different pieces are added.",
 )
+
+
+def of_a_sum(*roads):
+    """What may go wrong where partial sums are to be added up. Each road is (partial, then): what is added up over
+    the shards, and what follows the reduction."""
+
+    def ways(*moves):
+        return [road(partial, move, then) for partial, then in roads for move in moves]
+
+    return [
+        no_reduce(*ways(lambda mesh, p_: p_)),
+        gather_for_reduce(
+            *ways(lambda mesh, p_: mesh.all_gather(p_, dim=1), lambda mesh, p_: mesh.all_gather(p_, dim=0)),
+            *ways(lambda mesh, p_: mesh.all_gather(p_, dim=0).sum(0)),
+        ),
+        mean_for_sum(*ways(lambda mesh, p_: mesh.all_reduce(p_) / mesh.size)),
+        max_for_sum(*ways(lambda mesh, p_: mesh.all_reduce(p_, op="max"))),
+        reducing_twice(
+            *ways(lambda mesh, p_: mesh.all_reduce(mesh.all_reduce(p_))),
+        ),
+        one_shards_part(
+            *ways(lambda mesh, p_: mesh.broadcast(p_), lambda mesh, p_: mesh.broadcast(p_, src=mesh.size - 1))
+        ),
+        only_a_slice(
+            *ways(lambda mesh, p_: mesh.reduce_scatter(p_, dim=1), lambda mesh, p_: mesh.reduce_scatter(p_, dim=0))
+        ),
+    ]
+
+
+def road(partial, move, then):
+    """The answer that computes `partial` on each shard, communicates it by `move`, and does `then`."""
+    return lambda mesh, *inputs: then(move(mesh, partial(mesh, *inputs)), *inputs)
 
 
 def reordered(mesh, y_, place):

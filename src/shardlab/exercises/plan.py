@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.functional import gelu
 
 from shardlab.exercises.exercise import Mistake, Wrong
+from shardlab.exercises.numbers import close, worst
 from shardlab.exercises.real_ranks import OnRanks, normal, told
-from shardlab.exercises.split import close, worst
 from shardlab.layers import ColumnParallelLinear, RowParallelLinear
 
 WIDTHS = (8, 16, 6)

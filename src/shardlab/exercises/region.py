@@ -6,8 +6,8 @@ import warnings
 import torch
 
 from shardlab.exercises.exercise import Mistake, Wrong
+from shardlab.exercises.numbers import close, worst
 from shardlab.exercises.real_ranks import Collectives, OnRanks, normal, told
-from shardlab.exercises.split import close, worst
 from shardlab.exercises.traces import Heard
 from shardlab.exercises.verdict import UNSOLVED
 from shardlab.exercises.world import world

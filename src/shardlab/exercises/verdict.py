@@ -43,3 +43,12 @@ class Verdict:
             f'<strong><span aria-hidden="true">{sign} </span>{escape(self.exercise)}: {escape(words)}</strong><br>'
             f"{escape(self.message)}</div>"
         )
+
+
+def a_kind(value):
+    """
+    >>> a_kind(3), a_kind("y")
+    ('an int', 'a str')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"

@@ -1,6 +1,7 @@
 """Run an answer once on a mesh, and see everything that can be seen: values, communication, work, gradients."""
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -8,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from shardlab.exercises.exercise import brief_error
 from shardlab.exercises.limits import run
 from shardlab.exercises.real_ranks import Failed, try_on_ranks
-from shardlab.exercises.verdict import UNSOLVED
+from shardlab.exercises.verdict import UNSOLVED, a_kind
 from shardlab.exercises.world import world
 from shardlab.mesh import Mesh
 from shardlab.plumbing.backward import run_backward
@@ -42,26 +43,39 @@ class Seen:
     forward: list = field(default_factory=list)  # the calls recorded
     backward: list = field(default_factory=list)
     flops: int = 0
+    moved: list = field(default_factory=list)  # (name, what each shard brought, what each got), a collective each
     placed: int = 0  # how many numbers it placed with mesh.shard and mesh.replicate
     grads: dict = field(default_factory=dict)  # name -> a gradient a shard
 
 
 class WatchedMesh(Mesh):
-    """A mesh that remembers what was placed on it."""
+    """A mesh that remembers what was placed on it and what its collectives brought, and knows what it is asked for."""
 
     def __init__(self, *args, **options):
-        self.placed = []
+        self.placed, self.moved = [], []
         super().__init__(*args, **options)
 
-    def shard(self, tensor, dim):
-        return self._remember(super().shard(cut_off(tensor), dim))
+    def shard(self, *args, **options):
+        return self._remember(super().shard(*map(cut_off, args), **options))
 
-    def replicate(self, tensor):
-        return self._remember(super().replicate(cut_off(tensor)))
+    def replicate(self, *args, **options):
+        return self._remember(super().replicate(*map(cut_off, args), **options))
 
     def _remember(self, x_):
         self.placed.append(x_)
         return x_
+
+    def _collective(self, name, pair, x_, *dims):
+        given = copies(x_)
+        y_ = super()._collective(name, pair, x_, *dims)
+        self.moved.append((name, given, copies(y_)))
+        return y_
+
+    def __getattr__(self, name):
+        known = [each for each in dir(Mesh) if each[0] != "_"]
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"it has {', '.join(known)}"
+        raise AttributeError(f"a mesh has no `{name}`: {hint}")
 
 
 def cut_off(tensor):
@@ -73,6 +87,10 @@ class MeshHere(WatchedMesh):
     """All its shards are in this process, also where that is a rank of torchrun."""
 
     joined_world = staticmethod(lambda: 0)
+
+
+for each in (WatchedMesh, MeshHere):
+    each.__name__ = each.__qualname__ = "Mesh"  # what Python's own messages call it
 
 
 class Work(TorchDispatchMode):
@@ -135,7 +153,7 @@ def observe(answer, mesh, case, gradients):
         with Work() as work, torch.enable_grad():
             y_ = answer(mesh, *given.values())
         seen.flops, seen.placed = work.flops, sum(t.numel() for x_ in mesh.placed for t in x_.shards)
-        seen.forward = list(calls)
+        seen.forward, seen.moved = list(calls), list(mesh.moved)
         seen.trouble = nonsense(y_, mesh, bool(calls)) or changed(given, before)
         if seen.trouble is None:
             seen.values = [tensor.detach().cpu().clone() for tensor in y_.shards]
@@ -161,7 +179,7 @@ def nonsense(y_, mesh, communicated):
             "with the whole result on every shard: compute on the Shards themselves."
         )
     if not isinstance(y_, Shards):
-        return "not a Shards", f"The function returns a {type(y_).__name__}, and the answer is a Shards."
+        return "not a Shards", f"The function returns {a_kind(y_)}, and the answer is a Shards."
     if getattr(y_.mesh, "root", None) is not mesh.root:
         return "another mesh", "The result lives on another mesh than the one given: use the argument `mesh`."
     shards = y_.shards
@@ -181,6 +199,11 @@ def changed(given, before):
         if not all(torch.equal(now, then) for now, then in zip(tensors_of(x_), before[name], strict=True)):
             return "arguments changed", f"{name} was changed in place, and others may still need it: make a new value."
     return None
+
+
+def copies(x_):
+    """What the shards hold now, whatever is written into them later (nothing, if this is no Shards at all)."""
+    return [tensor.detach().clone() for tensor in getattr(x_, "shards", [])]
 
 
 def tensors_of(x_):

@@ -1,0 +1,201 @@
+"""What a check looks at, step by step: did the answer give a result, is it right, does it come of each shard's own
+pieces, by the road that is wanted, and are the gradients right? Each step returns a `Finding`, or None."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from shardlab.exercises.alone import differs_alone
+from shardlab.exercises.numbers import close, rounded, worst
+from shardlab.exercises.world import world
+
+FORM, VALUES, OWN, ROAD, GRADIENTS = range(5)
+
+
+@dataclass
+class Finding:
+    """The first step at which an answer fails in one case, what is known of it, and the numbers."""
+
+    step: int
+    mistake: str | None
+    message: str
+
+
+def look_at_form(case, seen):
+    if not seen.trouble:
+        return None
+    mistake, message = seen.trouble
+    if mistake != "an error":
+        return Finding(FORM, mistake, message)
+    name, hint = misfit(message, case) or (mistake, "")
+    return Finding(FORM, name, f"{hint}On {seen.where or shards(case.n)} it ends in {message}")
+
+
+def misfit(error, case):
+    """(name, hint) for a product whose shapes do not fit, by torch's own message; None for any other error."""
+    if "mul(" in error and "must match the size" in error and "matmul(" not in error:
+        return "elementwise product", "The sign * multiplies element by element; the matrix product is X @ W. "
+    found = re.search(r"cannot be multiplied \((\d+)x(\d+) and (\d+)x(\d+)\)", error)
+    if not found:
+        return None
+    a, b, c, d = map(int, found.groups())
+    X = case.tensors["X"].shape[1]
+    share = X if case.placing["X"] == "replicated" else X // case.n  # the columns and rows that are to meet
+    sides = f"{b} columns on the left meet {c} rows on the right, and {share} are to meet {share}"
+    if {b, c} == {share, share * case.n}:
+        hint = (
+            "One side is n times too large where they meet: it looks gathered before the product. Multiply the pieces"
+        )
+        return "gathered before the product", f"{hint}, and communicate the result: {sides}. "
+    if b == d or a == c:
+        which, fits = ("second", f"[{a}, {b}] @ [{d}, {c}]") if b == d else ("first", f"[{b}, {a}] @ [{c}, {d}]")
+        which = "one of the two" if b == d and a == c else f"the {which} one"
+        linear = " (F.linear transposes its weight by itself, and W here is [in, out])" if "linear(" in error else ""
+        return "transposed", f"The shapes look transposed: with {which} transposed they would fit, {fits}{linear}. "
+    if a == d:
+        return "transposed", f"The shapes look exchanged: [{c}, {d}] @ [{a}, {b}] would fit, which is X @ W. "
+    if max(b, c) == share:
+        return (
+            "cut along the wrong dim",
+            f"One side is too small where they meet: along which dim was it cut? {sides}. ",
+        )
+    return "an error", f"The shapes do not fit: {sides}. "
+
+
+def look_at_values(case, seen, y):
+    for rank, value in enumerate(seen.values):
+        where = f"On {shards(case.n)}, shard {rank}"
+        if value.shape != y.shape:
+            return Finding(VALUES, "wrong shape", f"{where} of the result is {list(value.shape)}, not {list(y.shape)}.")
+        if value.dtype != y.dtype:
+            return Finding(VALUES, "wrong dtype", f"{where} of the result is {value.dtype}, and {y.dtype} went in.")
+        if not value.isfinite().all():
+            return Finding(VALUES, "not a number", f"{where} of the result holds nan or inf.")
+        if not close(value, y):
+            if rounded(value, y):
+                short = f"{where} of the result is right but for its last digits, as after a dtype shorter than"
+                message = f"{short} {y.dtype} on the way: it {worst(value, y)}."
+                return Finding(VALUES, "rounded on the way", message)
+            return Finding(VALUES, None, f"{where} of the result {worst(value, y)}.")
+    return None
+
+
+def look_at_own(case, seen, answer):
+    """In one process: does each shard come of its own pieces? (Over ranks there is nothing else to be had.)"""
+    different = None if world() or case.n == 1 else differs_alone(answer, case, seen)
+    if not different:
+        return None
+    return Finding(
+        OWN,
+        "reads other shards",
+        f"On {shards(case.n)} the values are right, but only since all shards are in one process here. Under torchrun "
+        f"each rank holds its own shard alone, and so tried, {different}. Compute on the Shards themselves, as in "
+        "X @ W; or on what is here alone, as in zip(X.shards, W.shards): mesh.ranks says which shards that are.",
+    )
+
+
+def look_at_road(case, seen, wanted, exact_bytes):
+    """A right value, and how it came about: what was communicated, multiplied and placed."""
+    if case.n == 1:
+        return None
+    where = f"On {shards(case.n)} the values are right"
+    recorded = f"the record shows {told(seen.forward)} where {told(wanted.forward)} will do"
+    if seen.flops > 1.5 * wanted.flops:
+        work = f"products take {seen.flops:,} operations where {wanted.flops:,} will do, and {recorded}"
+        return Finding(ROAD, "the baseline in disguise", f"{where}, but {work}.")
+    if not seen.forward:
+        name = "the baseline in disguise" if seen.flops else "no communication"
+        message = f"{where}, but {recorded}: every shard works out the whole result by itself"
+        return Finding(ROAD, name, f"{message}.")
+    if wanted.placed and seen.placed > 1.5 * wanted.placed:
+        return Finding(
+            ROAD,
+            "W whole on every shard",
+            f"{where}, but {seen.placed:,} numbers were placed where {wanted.placed:,} do: every shard holds "
+            f"all of W, and splitting it saves no memory.",
+        )
+    sent, least = wire(seen.forward), wire(wanted.forward)
+    if sent > least * (1 + 1e-9):
+        return Finding(ROAD, "extra communication", f"{where}, but {recorded}.")
+    if exact_bytes and sent < least * (1 - 1e-9):
+        fewer = f"only {told(seen.forward)}, and with n shards of one width it is {told(wanted.forward)}"
+        return Finding(ROAD, "not padded", f"{where}, but the record shows {fewer}.")
+    return None
+
+
+def look_at_gradients(case, seen, wanted, grads):
+    where = f"On {shards(case.n)} the result is right"
+    for arg, grad in grads.items():
+        got = seen.grads[arg]
+        pieces = cut(grad, case.placing[arg], case.n)
+        if case.placing[arg] == "plain":
+            got, padding = columns(case.tensors[arg], got)
+            pieces = [grad] * len(got)
+        if not got or any(piece is None for piece in got):
+            return Finding(
+                GRADIENTS,
+                "detached",
+                f"{where}, but backward leaves no gradient in {arg}: the result is cut off from it.",
+            )
+        for rank, (piece, want) in enumerate(zip(got, pieces, strict=True)):
+            if not close(piece, want):
+                numbers = f"the gradient of {arg} on shard {rank} {worst(piece, want)}"
+                return Finding(GRADIENTS, None, f"{where}, but {numbers}.")
+        if case.placing[arg] == "plain" and (finding := look_at_padding(where, *padding)):
+            return finding
+    sent, least = wire(seen.backward), wire(wanted.backward)
+    if "reduce_scatter" in [call.name for call in seen.forward]:
+        least += wire(wanted.forward)  # an all-reduce in its two steps also goes back in two
+    if case.n > 1 and sent > least * (1 + 1e-9):
+        recorded = f"the record of backward shows {told(seen.backward)} where {told(wanted.backward)} will do"
+        return Finding(GRADIENTS, "extra communication", f"{where}, and so is every gradient, but {recorded}.")
+    return None
+
+
+def look_at_padding(where, value, grad):
+    if value > 0:
+        message = f"the padding holds values up to {value:.3g}: pad with zeros, so that it can add nothing to any sum"
+        return Finding(GRADIENTS, "padding is not zero", f"{where}, but {message}.")
+    if grad > 0:
+        message = f"the padding has a gradient of up to {grad:.3g}: an optimizer would move it away from zero"
+        return Finding(GRADIENTS, "padding gets a gradient", f"{where}, but {message}.")
+    return None
+
+
+def columns(W, leaves):
+    """The gradient of W from the leaves that an answer made of it: W's columns are known by their values.
+
+    Returns a gradient of W for each time that all of W was placed, and (largest value, largest gradient) of the
+    columns beyond: padding.
+    """
+    found, beyond = [[] for _ in range(W.shape[1])], []
+    for leaf, leaf_grad in leaves:
+        if leaf.shape[1] == len(W) and (len(leaf) != len(W) or any((row == W.T).all(1).any() for row in leaf)):
+            leaf, leaf_grad = leaf.T, leaf_grad.T  # it holds pieces of W.T
+        for column, column_grad in zip(leaf.T, leaf_grad.T, strict=True):
+            hits = (column[:, None] == W).all(0).nonzero()
+            (found[hits[0].item()] if len(hits) else beyond).append((column, column_grad))
+    copies = min(map(len, found))
+    beyond += [each for column in found for each in column[copies:]]
+    grads = [torch.stack([column[copy][1] for column in found], 1) for copy in range(copies)]
+    return grads, [max((each[i].abs().max().item() for each in beyond), default=0.0) for i in range(2)]
+
+
+def cut(tensor, placing, n):
+    if placing in ("replicated", "plain"):
+        return [tensor] * n
+    return tensor.tensor_split(n, dim=1 if placing == "by columns" else 0)
+
+
+def wire(traffic):
+    return sum(call.wire for call in traffic)
+
+
+def told(traffic):
+    """Collectives in words: 'all_gather (96 bytes), all_reduce (96 bytes)'."""
+    return ", ".join(f"{call.name} ({call.payload:,} bytes)" for call in traffic) or "no communication"
+
+
+def shards(n):
+    return f"{n} shard{'s' if n > 1 else ''}"

@@ -1,0 +1,143 @@
+"""Slips that fit any split: something done to an input before a right answer sees it, or to its result.
+
+A `Mistake` of an exercise is a whole wrong answer. A slip is a change of one, so that a single line here is a wrong
+answer to every exercise, and stands beside each mistake of its table too: two slips at once are told as two.
+"""
+
+from functools import partial
+from itertools import combinations
+
+import torch
+from torch.nn import functional as F
+
+from shardlab.exercises.exercise import Mistake
+
+NONLINEAR = (F.gelu, F.relu, torch.tanh, torch.sigmoid)
+
+OF_AN_INPUT = [  # change(mesh, x_)
+    Mistake(
+        "reduced before the product",
+        "What goes into the product was added up over the shards first. Nothing there is a partial sum: multiply the "
+        "pieces as they are, and communicate the result.",
+        lambda mesh, x_: mesh.all_reduce(x_),
+    ),
+    Mistake(
+        "one shard's piece for all",
+        "One shard's piece was sent to all of them before the product, and the others' pieces are lost.",
+        lambda mesh, x_: mesh.broadcast(x_),
+    ),
+    Mistake(
+        "nonlinearity of the inputs",
+        "A nonlinearity was applied to what goes into the product, and none belongs there.",
+        *[lambda mesh, x_, f=f: f(x_) for f in NONLINEAR],
+    ),
+    Mistake(
+        "weighted by the rank",
+        "Each shard's part is multiplied by a number that depends on its rank, and all are to count alike.",
+        lambda mesh, x_: (mesh.rank + 1) * x_,
+        lambda mesh, x_: mesh.rank * x_,
+    ),
+    Mistake(
+        "transposed",
+        "An input was transposed before the product.",
+        lambda mesh, x_: x_.t(),
+    ),
+]
+OF_THE_RESULT = [  # change(mesh, y_)
+    Mistake(
+        "n times too large",
+        "Every number is n times what it should be, n being the number of shards: something that every shard has "
+        "already was added up over the shards, or multiplied by mesh.size.",
+        lambda mesh, y_: y_ * mesh.size,
+    ),
+    Mistake(
+        "n times too small",
+        "Every number is 1/n of what it should be, n being the number of shards: nothing here is to be averaged.",
+        lambda mesh, y_: y_ / mesh.size,
+    ),
+    Mistake(
+        "a constant factor",
+        "Every number is the right one but for a constant factor.",
+        lambda mesh, y_: y_ / 2,
+        lambda mesh, y_: y_ * 2,
+    ),
+    Mistake(
+        "wrong sign",
+        "Every number has the wrong sign.",
+        lambda mesh, y_: -y_,
+    ),
+    Mistake(
+        "weighted by the rank",
+        "Each shard multiplies the result by a number that depends on its rank, so the shards no longer agree.",
+        lambda mesh, y_: (mesh.rank + 1) * y_,
+        lambda mesh, y_: mesh.rank * y_,
+    ),
+    Mistake(
+        "a nonlinearity too many",
+        "A nonlinearity was applied to the result, and none is wanted.",
+        *[lambda mesh, y_, f=f: f(y_) for f in NONLINEAR],
+    ),
+    Mistake(
+        "transposed",
+        "The result is transposed.",
+        lambda mesh, y_: y_.t(),
+    ),
+    Mistake(
+        "only a slice",
+        "The whole result was there, and each shard kept a slice of it alone: all of it is wanted on every shard.",
+        lambda mesh, y_: mesh.scatter(y_, dim=1),
+        lambda mesh, y_: mesh.scatter(y_, dim=0),
+    ),
+    Mistake(
+        "summed along a dim",
+        "The result was summed along one of its dims, which is no sum over shards.",
+        lambda mesh, y_: y_.sum(0),
+        lambda mesh, y_: y_.sum(1),
+        lambda mesh, y_: y_.sum(),
+    ),
+]
+IN_BACKWARD_OF_AN_INPUT = [
+    Mistake(
+        "one mesh.copy too many",
+        "A value passes through mesh.copy once too often, so that backward adds up gradients that are not partial.",
+        lambda mesh, x_: mesh.copy(x_),
+    ),
+]
+IN_BACKWARD_OF_THE_RESULT = [
+    Mistake(
+        "reduced again in backward",
+        "Every shard already has the same gradient of y, and mesh.copy adds these equal gradients up, so that what "
+        "follows comes out n times too large.",
+        lambda mesh, y_: mesh.copy(y_),
+    ),
+]
+
+
+LIKELY = {"reduced before the product", "n times too large", "reduced again in backward"}  # where there is another, too
+
+
+def slips(args, in_backward=False):
+    """Every (name, why, slip), where slip(answer) is that answer with the slip in it. `args` are its inputs' names."""
+    of_inputs, of_result = (OF_AN_INPUT, OF_THE_RESULT)
+    if in_backward:
+        of_inputs, of_result = (IN_BACKWARD_OF_AN_INPUT, IN_BACKWARD_OF_THE_RESULT)
+    places = range(len(args))
+    some = [set(chosen) for size in places for chosen in combinations(places, size + 1)]
+    for mistake in of_result:
+        for change in mistake.ways:
+            yield mistake.name, mistake.why, partial(after, change)
+    for mistake in of_inputs:
+        for change in mistake.ways:
+            for chosen in some:
+                yield mistake.name, mistake.why, partial(before, change, chosen)
+
+
+def after(change, answer):
+    return lambda mesh, *inputs: change(mesh, answer(mesh, *inputs))
+
+
+def before(change, chosen, answer):
+    def slipped(mesh, *inputs):
+        return answer(mesh, *[change(mesh, x_) if i in chosen else x_ for i, x_ in enumerate(inputs)])
+
+    return slipped
