@@ -165,12 +165,12 @@ COMMON_MISTAKES = [
 ]
 
 UNEVEN_MISTAKES = [
-    *COMMON_MISTAKES,
     Mistake(
         "padding on the wire",
         "y is right, but its columns were padded, multiplied and sent: this time the shards are to be uneven.",
         lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1)[:, : W.shape[1]],
     ),
+    *COMMON_MISTAKES,
     mistakes.missing_backward(
         lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=1), dim=1),
     ),
