@@ -177,3 +177,9 @@ def test_exercises_are_checked_on_ranks_too(launch, exercise):
         passed, message, wrong_passed, mistake = rank["verdicts"][exercise]
         assert passed, message
         assert not wrong_passed and mistake != "None"
+
+
+def test_an_answer_that_fails_on_one_rank_is_told_on_all_and_the_next_check_is_right(launch):
+    for rank in launch.ranks:
+        assert f"On rank 1 of {launch.n} it ends in ZeroDivisionError" in rank["verdicts"]["on one rank only"]
+        assert rank["verdicts"]["after it"]
