@@ -71,7 +71,8 @@ AS_IN_JUPYTER = [  # a cell, and what it shows
 ]
 
 
-def test_cells_behave_as_in_jupyter(tmp_path, capsys):
+def test_cells_behave_as_in_jupyter(tmp_path, capsys, monkeypatch):
+    monkeypatch.delattr("builtins._", raising=False)  # a doctest in this process has left it
     (tmp_path / "helper.py").write_text("value = 42")
     path = notebook(tmp_path, *[cell for cell, _ in AS_IN_JUPYTER])
     main([path])

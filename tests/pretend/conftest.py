@@ -1,5 +1,6 @@
 """A machine with pretended GPUs, for each test that asks for one."""
 
+import functools
 import sys
 
 import pytest
@@ -22,10 +23,13 @@ def machine(request, monkeypatch):
     assert not machine.mixed
 
 
+CACHED = type(functools.cache(len))
+
+
 def forget():
     """Empty what the package remembers: it may lie on other devices."""
     for name, module in list(sys.modules.items()):
         if name.startswith("shardlab"):
             for value in vars(module).values():
-                if hasattr(value, "cache_clear"):
+                if isinstance(value, CACHED):
                     value.cache_clear()

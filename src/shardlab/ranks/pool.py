@@ -37,6 +37,7 @@ PATIENCE = 5.0  # seconds after which one is told whom they wait for, unless one
 def ranks(size=None, **axes):
     """A pool of real ranks, with the sizes or named axes that a `Mesh` takes.
 
+    >>> import torch
     >>> def lesson(mesh, X, W):
     ...     p_ = mesh.shard(X, dim=1) @ mesh.shard(W, dim=0)  # this line runs in two processes
     ...     return mesh.all_reduce(p_)
