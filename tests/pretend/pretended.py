@@ -12,6 +12,7 @@ ends the process at the sight of "cuda". So C++ itself makes zeros in the right 
 a copy from an alias.
 """
 
+import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -82,6 +83,11 @@ class Machine(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls):  # True, the default, imports torch's compiler
         return False
+
+    def around(self, do, *args):
+        torch._C._set_only_lift_cpu_tensors(True)  # of one thread, too
+        with self:
+            do(*args)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -198,6 +204,8 @@ def pretended_cuda(count):
             patch.setattr(torch.cuda, question, lambda *_, answer=answer: answer)
         patch.setattr(torch.Tensor, "cuda", lambda tensor, index=0: tensor.to(torch.device("cuda", index)))
         patch.setattr(torch.cuda.nccl, "is_available", lambda tensors: False)
+        alone = threading.Thread.run
+        patch.setattr(threading.Thread, "run", lambda thread: machine.around(alone, thread))  # a mode is of one thread
         patch.setattr(torch._C, "_broadcast", broadcast, raising=False)
         patch.setattr(torch._C, "_gather", gather, raising=False)
         backward = BackwardCFunction.apply

@@ -89,7 +89,9 @@ COMMON_MISTAKES = [
     mistakes.wrong_order(
         lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, dim=1), dim=1).flip(1),
         lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1).flip(1)[:, : W.shape[1]],
-        lambda mesh, X, W: mesh.all_gather(X @ Shards([W[:, rank :: mesh.size] for rank in mesh.ranks], mesh), dim=1),
+        lambda mesh, X, W: mesh.all_gather(
+            X @ Shards(there(mesh, [W[:, rank :: mesh.size] for rank in mesh.ranks]), mesh), dim=1
+        ),
         lambda mesh, X, W: interleaved(mesh.all_gather(X @ padded(mesh, W), dim=1), mesh.size)[:, : W.shape[1]],
     ),
     Mistake(
