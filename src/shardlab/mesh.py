@@ -212,7 +212,7 @@ class Mesh:
             )
 
     def _dim(self, tensor, dim, verb):
-        dims, number = tensor.dim(), whole_number(dim)
+        dims, number = tensor.dim(), dim if type(dim) is int else whole_number(dim)
         if number is None or not -dims <= number < dims:
             raise IndexError(f"{verb}: dim={dim!r} does not exist in a tensor of shape {list(tensor.shape)}")
         return number % dims

@@ -156,7 +156,7 @@ class OneProcess(Group):
     def everywhere(self, whole):
         """`whole` for each shard: one buffer a device, seen by every shard that lives there."""
         if self.together:
-            return equal([whole, *[whole.detach() for _ in self.devices[1:]]])
+            return [*equal([whole]), *[whole.detach() for _ in self.devices[1:]]]  # one buffer, marked once
         if self.by_nccl(whole):
             return equal(self.one_each(whole))
         here = {device: whole.to(device) for device in set(self.devices)}
