@@ -57,10 +57,11 @@ notebooks: .venv/.test ## run every notebook and store its outputs
 	$(BIN)/python tests/notebook_tools.py
 
 # torch pins its own CUDA packages; leaving them out lets a build for another CUDA, or for the CPU, take their place.
+# jsonschema 4.25 brings a parser that takes 3 s to import, whenever JupyterLab starts and whenever a notebook is read.
 lock: .venv/.test ## choose new versions for constraints.txt
 	$(BIN)/python -m pip install --quiet uv
-	printf 'hatchling\neditables\n' | $(BIN)/python -m uv pip compile pyproject.toml - --extra test --universal \
-	    --python-version 3.10 --upgrade --no-annotate --custom-compile-command 'make lock' --quiet \
+	printf 'hatchling\neditables\njsonschema<4.25\n' | $(BIN)/python -m uv pip compile pyproject.toml - --extra test \
+	    --universal --python-version 3.10 --upgrade --no-annotate --custom-compile-command 'make lock' --quiet \
 	    --output-file .venv/constraints.txt
 	grep -vE '^(nvidia-|cuda-|triton)' .venv/constraints.txt >constraints.txt
 
