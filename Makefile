@@ -40,7 +40,7 @@ cuda: ## run the GPU tests, and every notebook on the GPU
 	$$python -m pytest $(NBVAL) notebooks $(ARGS) || red=1; \
 	exit $$red
 
-bench: .venv/.test ## measure, into benchmarks/ and the README's table
+bench: .venv/.test ## measure, into benchmarks/ and its README's tables
 	@test -d .venv/peers || $(BIN)/python -m pip install --quiet --no-deps --target .venv/peers fairscale==0.4.13 || \
 	    echo "fairscale could not be installed: it does not take part"
 	PYTHONPATH=.venv/peers $(BIN)/python benchmarks/bench.py $(ARGS)

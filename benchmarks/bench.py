@@ -1,8 +1,8 @@
-"""What `make bench` runs: measure, write the results beside this file, and fill the README's table from them.
+"""What `make bench` runs: measure, write the results beside this file, and fill the tables of README.md there.
 
 python benchmarks/bench.py                      everything, in about ten minutes
 python benchmarks/bench.py labs notebooks       only these; the other results stay
-python benchmarks/bench.py table                only the README's table
+python benchmarks/bench.py table                only the tables
 """
 
 import json
@@ -22,7 +22,7 @@ import torch
 from splits import many_partials, splits
 
 HERE = Path(__file__).parent
-RESULTS, README = HERE / "results-cpu.json", HERE.parent / "README.md"
+RESULTS, README = HERE / "results-cpu.json", HERE / "README.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
@@ -132,7 +132,7 @@ def processor():
     return platform.processor() or platform.machine()
 
 
-# the README's table
+# the tables of README.md
 
 WANTED = {8: "≤ 2", 64: "", 256: "", 1024: "≤ 1.05", 4096: "≤ 1.05"}
 
@@ -167,9 +167,7 @@ def table(results):
     by = f"{at['processor']}, {at['cores']} cores, Python {at['python']}, torch {at['torch']}"
     days = results["taken"].values()
     taken = " to ".join(sorted({min(days), max(days)}))
-    return "\n".join(
-        [*lines, "", f"Medians, on {by}, {taken}. Every figure: [{RESULTS.name}](benchmarks/{RESULTS.name})."]
-    )
+    return "\n".join([*lines, "", f"Medians, on {by}, {taken}. Every figure: [{RESULTS.name}]({RESULTS.name})."])
 
 
 def ratios(rows, case):

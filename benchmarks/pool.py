@@ -91,7 +91,7 @@ WANTED = {("2", "a call with an all-reduce"): "0.8–2 ms", ("4", "a call with a
 
 
 def lines(found):
-    """For the README's table: what, what was wanted, what was measured."""
+    """For README.md's table: what, what was wanted, what was measured."""
     yield "pool of ranks: the fork server, once", "1.5 s", f"{found['fork server_s']} s"
     for n, at in found["sizes"].items():
         yield f"{n} ranks: start", "≤ 100 ms", f"{at['start']['ms']:.0f} ms, {at['MB a rank']} MB each"

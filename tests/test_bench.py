@@ -14,12 +14,25 @@ from shardlab.pictures.svg import one_thread
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import bench  # noqa: E402
 import contestants  # noqa: E402
 import on_cuda  # noqa: E402
 import peers  # noqa: E402
 from timing import race, rounds, summary  # noqa: E402
 
 TRY = ["--device", "cpu", "--size", "128", "--rounds", "2", "--sample", "0"]
+
+
+# the page
+
+
+def test_the_page_says_what_was_measured():
+    page, results = bench.README.read_text(), json.loads(bench.RESULTS.read_text())
+    assert bench.fill(page, bench.table(results)) == page, "python benchmarks/bench.py table"
+
+
+def test_what_stands_around_the_tables_stays():
+    assert bench.fill(f"a\n{bench.BEGIN}\nold\n{bench.END}\nb", "new") == f"a\n{bench.BEGIN}\nnew\n{bench.END}\nb"
 
 
 # timing

@@ -24,6 +24,7 @@ from notebook_tools import (
     texts,
 )
 
+PAGES = [ROOT / "README.md", ROOT / "benchmarks/README.md"]
 SOLUTIONS = [path for path in NOTEBOOKS if path.parent.name == "solutions"]
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=name_of)
@@ -186,7 +187,7 @@ def broken(path, links):
             yield f"{link}: no such place in {file.name}"
 
 
-@pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "README.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_resolve(path):
     prose = [cell.source for cell in prose_cells(read(path))] if path.suffix == ".ipynb" else [path.read_text()]
     assert not [problem for text in prose for problem in broken(path, links_of(text))]
