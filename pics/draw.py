@@ -2,7 +2,7 @@
 
     python pics/draw.py [folder]
 
-The numbers are those of the lessons: in 01 seed 42, X [2, 4], W [4, 4] and GELU; in 02 those of its lab.
+The numbers are those of lesson 01: seed 42, X [2, 4], W [4, 4] and GELU.
 """
 
 import sys
@@ -12,7 +12,6 @@ import torch
 from torch.nn.functional import gelu
 
 from shardlab import plots
-from shardlab.labs import before_reduction_result
 from shardlab.pictures.cuts import products
 
 
@@ -21,13 +20,10 @@ def figures():
     numbers = torch.Generator().manual_seed(42)
     X, W = torch.randn(2, 4, generator=numbers), torch.randn(4, 4, generator=numbers)
     Y, columns = gelu(X @ W), [gelu(part) for part in products(X, W, "column", 2)]
-    errors = {name: before_reduction_result(name) for name in ("gelu", "relu", "identity")}
-    shards = list(errors["gelu"])
     return {
         "matmul": plots.product(X, W, Y, "gelu"),
         "column_wise_parallel": plots.split(X, W, Y, "column", 2, columns, f="gelu", when="before"),
         "row_wise_parallel": plots.split(X, W, Y, "row", 2, f="gelu"),
-        "mismatch_by_shards": plots.mismatch_by_shards({n: [e[s] for s in shards] for n, e in errors.items()}, shards),
     }
 
 

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import gelu, relu
 
+from notebook_tools import LESSONS
 from shardlab import labs
 from shardlab.compare import compare
-from shardlab.labs import lab00_devices, lab03_tolerance, lab13_ranks
+from shardlab.labs import lab00_devices, lab03_tolerance, lab13_ranks, predicting
 from shardlab.labs.activations import ACTIVATIONS
 from shardlab.labs.lab import Lab, below, menu, slider, steps, switch
 from shardlab.labs.lab03_tolerance import added
@@ -476,3 +477,37 @@ def test_a_reveal_that_fails_says_so():
 def test_a_prediction_wants_its_answer_among_the_options():
     with pytest.raises(ValueError, match="'3' is not among the options"):
         asked(answer="3")
+
+
+def test_a_prediction_of_ones_own_reads_without_a_kernel():
+    still = asked().still()
+    assert "1 + 1 &lt; 3" in still and still.count("<li>") == 2
+    assert "what happens" not in still and "<details>" in still and "<details>" not in asked(answer=None).still()
+    assert repr(asked()) == "1 + 1 < 3, so 1 + 1 = ?\n( ) 1\n( ) 2"
+
+
+@pytest.mark.parametrize("number", predicting.LESSONS)
+def test_the_question_of_a_lesson(number):
+    """It shows what is asked; the answer, and why, are folded away on paper, and come with a choice in the widget."""
+    prediction, question = labs.predict(number), predicting.LESSONS[number]
+    open_, _, folded = prediction.still().partition("<details>")
+    assert words(open_) == " ".join([question.asked, *question.options])
+    assert question.answer in words(folded) and question.because in words(folded)
+    for choice in question.options:
+        prediction = labs.predict(number)
+        prediction.choice.value = choice
+        assert question.because not in words(prediction.children[0].value + prediction.screen.value)
+        prediction.button.click()
+        right = "✓" if choice == question.answer else "✗"
+        shown = words(prediction.screen.value)
+        assert shown.startswith(f"{right} You said: {choice}.") and question.because in shown
+        assert "Error:" not in shown
+
+
+def test_every_lesson_has_its_question():
+    assert {path.name[:2] for path in LESSONS} <= set(predicting.LESSONS)
+
+
+def test_a_lesson_without_a_question():
+    with pytest.raises(ValueError, match="lesson '99' has no question: 00, 01"):
+        labs.predict("99")

@@ -1,28 +1,95 @@
-"""A prediction: a question, some answers, and the picture only once the learner has committed to one of them."""
+"""A prediction: a question, some answers, and what happens only once the learner has committed to one of them."""
 
+from dataclasses import dataclass
 from html import escape
 
 import ipywidgets as widgets
 
 from shardlab.labs.lab import one_thread, said, trouble
+from shardlab.labs.lab01_split import split_picture
+from shardlab.labs.lab02_before_reduction import before_reduction_picture
+from shardlab.labs.lab03_tolerance import tolerance_picture
+from shardlab.labs.lab04_uneven import uneven_picture
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, the answers to choose from, the right one (if one is), why, and what shows it."""
+
+    asked: str
+    options: tuple[str, ...]
+    answer: str | None = None
+    because: str = ""
+    shown: object = None  # HTML, what shows itself in a notebook, or a function that returns one of these
+
+    def __post_init__(self):
+        if self.answer is not None and self.answer not in self.options:
+            raise ValueError(f"the answer {self.answer!r} is not among the options {[*self.options]}")
+
+
+LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the answer would be read before the choice
+    "00": Question(
+        "Four shards, one device: what happens?",
+        ("an error", "the shards are simulated", "all four are computed, in turn, on that device"),
+        "all four are computed, in turn, on that device",
+        "Real tensors, real arithmetic, real sums between them. Only the wires are missing, and their delays.",
+    ),
+    "01": Question(
+        "When does the order of the GELU and the joining matter?",
+        ("never", "when W is cut by columns", "when W is cut by rows", "always"),
+        "when W is cut by rows",
+        "A column of Y is finished on one shard. By rows, each shard has a part of every sum, and a GELU of the parts "
+        "is not the GELU of the sum.",
+        lambda: split_picture("row", when="before"),
+    ),
+    "02": Question(
+        "From 2 to 16 shards, the error of ...",
+        (
+            "GELU and ReLU: both shrink",
+            "both level off",
+            "GELU levels off, ReLU keeps growing",
+            "both keep growing",
+        ),
+        "GELU levels off, ReLU keeps growing",
+        "Sixteen partial sums are small, so all of them lie close to zero. There GELU is nearly a straight line, and "
+        "ReLU has its kink.",
+        lambda: before_reduction_picture("relu", shards=16),
+    ),
+    "03": Question(
+        "assert_close with its default tolerance says ...",
+        ("equal to the last bit", "close", "not close"),
+        "not close",
+        "Correct code, red test: the same products, added in another order.",
+        lambda: tolerance_picture(K=4096),
+    ),
+    "04": Question(
+        "How many pieces does W.chunk(4, dim=1) return?",
+        ("4 pieces", "3 pieces", "an error"),
+        "3 pieces",
+        "Three pieces of two columns each. Nothing complains, and device 3 has no piece.",
+        lambda: uneven_picture(6, 4, "chunk"),
+    ),
+    "13": Question(
+        "Each of four ranks runs W = torch.randn(4, 4), with no seed set, then mesh.shard(W, dim=1). What happens?",
+        ("nothing special", "an error", "the shards are pieces of four different matrices"),
+        "the shards are pieces of four different matrices",
+        "No rank can see it, and nothing complains. In this lesson it is made to happen.",
+    ),
+}
 
 
 class Prediction(widgets.VBox):
     """A question with radio buttons and a Commit button; see `predict`."""
 
-    def __init__(self, question, options, reveal, answer=None):
-        options = list(options)
-        if answer is not None and answer not in options:
-            raise ValueError(f"the answer {answer!r} is not among the options {options}")
-        self.reveal, self.answer = reveal, answer
+    def __init__(self, question):
+        self.question = question
         self.choice = widgets.RadioButtons(
-            options=options, value=None, description="Your prediction", layout={"width": "max-content"},
+            options=question.options, value=None, description="Your prediction", layout={"width": "max-content"},
             style={"description_width": "initial"},
         )  # fmt: skip
         self.button = widgets.Button(description="Commit", disabled=True, tooltip="Choose an answer first")
         self.screen = widgets.HTML(layout={"width": "100%", "overflow": "auto hidden"})
-        asked = widgets.HTML(f'<p style="margin:4px 0;line-height:1.5"><b>{escape(question)}</b></p>')
-        super().__init__([asked, self.choice, self.button, self.screen])
+        super().__init__([widgets.HTML(asked(question)), self.choice, self.button, self.screen])
         self.choice.observe(self.chosen, "value")
         self.button.on_click(self.commit)
 
@@ -35,41 +102,65 @@ class Prediction(widgets.VBox):
         """Keep the answer, and show what happens. The button stays, since the keyboard's focus is on it."""
         self.button.on_click(self.commit, remove=True)
         self.choice.disabled, self.button.description = True, "Committed"
-        answer = self.screen.value = spoken(self.choice.value, self.answer)
+        answer = self.screen.value = spoken(self.choice.value, self.question)
         try:
             with one_thread():
-                self.screen.value = answer + html_of(self.reveal)
+                self.screen.value = answer + html_of(self.question.shown)
         except Exception as error:  # nobody sees what a click raises
             self.screen.value = answer + trouble(error)
 
+    def still(self):
+        """The question for a page without a kernel, with the answer folded away."""
+        return on_paper(self.question)
+
+    def _repr_mimebundle_(self, **kwargs):
+        return super()._repr_mimebundle_(**kwargs) | {"text/html": self.still(), "text/plain": repr(self)}
+
     def __repr__(self):
-        return f"Prediction({list(self.choice.options)})"
+        return "\n".join([self.question.asked, *(f"( ) {option}" for option in self.question.options)])
 
 
-def predict(question, options, reveal, answer=None):
-    """Ask for a prediction, and show `reveal` once the learner has committed to one of the `options`.
+def predict(question, options=None, reveal=None, answer=None):
+    """Ask for a prediction, and show what happens once the learner has committed to one of the answers.
 
-    `reveal` is HTML, anything that shows itself in a notebook (a picture, a Shards, a figure), or a function without
-    arguments that returns one of these and runs only then. `answer` is the right option, if one is: then what the
-    learner said is held against it.
+    `predict("01")` asks the question of lesson 01. `predict(question, options, reveal)` asks one of your own: `reveal`
+    is HTML, anything that shows itself in a notebook (a picture, a Shards, a figure), or a function without arguments
+    that returns one of these and runs only then; `answer` is the right option, if one is.
     """
-    return Prediction(question, options, reveal, answer)
+    if options is not None:
+        return Prediction(Question(question, tuple(options), answer, shown=reveal))
+    if question not in LESSONS:
+        raise ValueError(f"lesson {question!r} has no question: {', '.join(LESSONS)} have; one of yours wants options")
+    return Prediction(LESSONS[question])
 
 
-def spoken(choice, answer):
-    if answer is None:
-        return said(None, f"You said: {choice}.")
-    if choice == answer:
-        return said(True, f"You said: {choice}.", "So it is.")
-    return said(False, f"You said: {choice}.", f"It is: {answer}.")
+def asked(question):
+    return f'<p style="margin:4px 0;line-height:1.5"><b>{escape(question.asked)}</b></p>'
+
+
+def spoken(choice, question):
+    """What the learner said, held against the answer where there is one."""
+    if question.answer is None:
+        return said(None, f"You said: {choice}.", question.because)
+    right = choice == question.answer
+    verdict = "So it is." if right else f"It is: {question.answer}."
+    return said(right, f"You said: {choice}.", f"{verdict} {question.because}".strip())
+
+
+def on_paper(question):
+    """The question for a page without a kernel: the answers as a list, and the right one folded away."""
+    listed = "".join(f"<li>{escape(option)}</li>" for option in question.options)
+    fold = "<details><summary>Choose one, then unfold</summary>{}</details>"
+    answer = fold.format(said(None, f"It is: {question.answer}.", question.because)) if question.answer else ""
+    return f"{asked(question)}<ul>{listed}</ul>{answer}"
 
 
 def html_of(shown):
-    """The HTML of something that shows itself in a notebook."""
+    """The HTML of something that shows itself in a notebook; none of None."""
     if callable(shown):
         shown = shown()
-    if isinstance(shown, str):
-        return shown
+    if shown is None or isinstance(shown, str):
+        return shown or ""
     if hasattr(shown, "_repr_mimebundle_"):
         return shown._repr_mimebundle_()["text/html"]
     return shown._repr_html_() if hasattr(shown, "_repr_html_") else f"<pre>{escape(repr(shown))}</pre>"
