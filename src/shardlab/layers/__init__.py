@@ -1,8 +1,28 @@
 """Tensor-parallel layers, each an `nn.Module` built from its dense twin. One idea a room."""
 
+from shardlab.layers.attention import Attention, ParallelAttention
+from shardlab.layers.block import ParallelTransformerLayer, TransformerLayer
 from shardlab.layers.clip import clip_grad_norm_
 from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear
+from shardlab.layers.mlp import MLP, ParallelMLP, ParallelSwiGLU, SwiGLU
 from shardlab.layers.replicated import Replicated
 from shardlab.layers.sharded import ShardedModule
+from shardlab.layers.vocabulary import VocabParallelEmbedding, vocab_parallel_cross_entropy
 
-__all__ = ["ColumnParallelLinear", "RowParallelLinear", "Replicated", "ShardedModule", "clip_grad_norm_"]
+__all__ = [
+    "MLP",
+    "Attention",
+    "ColumnParallelLinear",
+    "ParallelAttention",
+    "ParallelMLP",
+    "ParallelSwiGLU",
+    "ParallelTransformerLayer",
+    "Replicated",
+    "RowParallelLinear",
+    "ShardedModule",
+    "SwiGLU",
+    "TransformerLayer",
+    "VocabParallelEmbedding",
+    "clip_grad_norm_",
+    "vocab_parallel_cross_entropy",
+]
