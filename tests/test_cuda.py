@@ -5,6 +5,7 @@ import torch
 from ranks_program import ANSWERS, COLLECTIVES, WRONG, checks, observe, parts
 from test_ranks import LIMIT, TOLD, Launch, compare
 from torch.cuda import comm
+from twins import assert_a_model_is_its_twin
 
 from shardlab import Mesh, Shards, exercises
 
@@ -49,6 +50,14 @@ def test_shards_on_the_wrong_device():
     mesh = Mesh(2)
     with pytest.raises(ValueError, match="the shards are on.*cpu.*but their places are.*cuda"):
         mesh.all_reduce(mesh.replicate(torch.ones(2)).cpu())
+
+
+# layers
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_a_whole_transformer(n):
+    assert_a_model_is_its_twin(Mesh(n))
 
 
 # collectives

@@ -288,17 +288,6 @@ def loading(mesh, layer, state):
         return mine.to_dense().weight.detach(), str(error)
 
 
-@pytest.fixture(scope="module")
-def pool():
-    pytest.importorskip("cloudpickle")
-    from shardlab.ranks import ranks
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHARDLAB_DEVICES", "cpu")
-        with ranks(2) as pool:
-            yield pool
-
-
 @pytest.mark.ranks
 def test_names_norms_and_steps_are_on_ranks_what_they_are_here(pool):
     first, second, X = nn.Linear(5, 7), nn.Linear(7, 3), torch.randn(2, 5)

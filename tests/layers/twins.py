@@ -3,8 +3,15 @@
 import copy
 
 import torch
+from torch import nn
 
-from shardlab.layers import ShardedModule
+from shardlab.layers import (
+    ParallelTransformerLayer,
+    ShardedModule,
+    TransformerLayer,
+    VocabParallelEmbedding,
+    vocab_parallel_cross_entropy,
+)
 
 
 def assert_twins(dense, sharded, mesh, x, close=torch.testing.assert_close, twice=True):
@@ -30,13 +37,14 @@ def assert_twins(dense, sharded, mesh, x, close=torch.testing.assert_close, twic
 def gradients(sharded):
     """A dense module that has, where the weights would be, the gradients of the shards: `to_dense` knows the way."""
     twin = copy.deepcopy(sharded)
-    for mine, theirs in zip(sharded.parameters(), twin.parameters(), strict=True):
-        theirs.data = mine.grad
+    with torch.no_grad():
+        for mine, theirs in zip(sharded.parameters(), twin.parameters(), strict=True):
+            theirs.copy_(mine.grad)
     for module in twin.modules():
         for name, dim in module.dims.items() if isinstance(module, ShardedModule) else ():
             if dim is None:  # to_dense takes the first copy: they must be one
                 for copied in module.held(name).shards:
-                    torch.testing.assert_close(copied, module.held(name).shards[0])
+                    torch.testing.assert_close(copied.cpu(), module.held(name).shards[0].cpu())
     return twin.to_dense()
 
 
@@ -46,3 +54,22 @@ def refilled(module):
         for parameter in module.double().parameters():
             parameter.normal_()
     return module
+
+
+def assert_a_model_is_its_twin(mesh, dtype=torch.float64):
+    """A language model of one layer with tied embeddings, on the devices of the mesh: its loss and every gradient
+    are those of the dense one on the CPU, and everything is on its shard's device."""
+    embed, layer = refilled(nn.Embedding(17, 6)).to(dtype), refilled(TransformerLayer(6, 10, 4, 2, 2)).to(dtype)
+    ids, targets = torch.randint(0, 17, (2, 5)), torch.randint(0, 17, (2, 5))
+    loss = nn.functional.cross_entropy((layer(embed(ids)) @ embed.weight.T).flatten(0, 1), targets.flatten())
+    loss.backward()
+    words, block = VocabParallelEmbedding(embed, mesh), ParallelTransformerLayer(layer, mesh)
+    logits_ = words.logits(block(words(mesh.replicate(ids))))
+    loss_ = vocab_parallel_cross_entropy(mesh, logits_, mesh.replicate(targets), 17)
+    loss_.backward()
+    assert [tensor.device for tensor in logits_.shards] == mesh.devices
+    for got in loss_.shards:
+        torch.testing.assert_close(got.cpu(), loss)
+    for mine, theirs in ((words, embed), (block, layer)):
+        for got, want in zip(gradients(mine).parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(got.cpu(), want.grad)

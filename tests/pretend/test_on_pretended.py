@@ -7,6 +7,7 @@ import pytest
 import torch
 from ranks_program import COLLECTIVES
 from torch import nn
+from twins import assert_a_model_is_its_twin
 
 from shardlab import Mesh, Shards, exercises, labs
 from shardlab.__main__ import main
@@ -126,6 +127,11 @@ def test_layers(machine, bias):
             assert [p.device for p in layer.weight.shards] == mesh.devices
             assert str(layer.to_dense().weight.device) == "cuda:0"
             torch.testing.assert_close(layer.to_dense().weight.detach().cpu(), twin.weight.detach())
+
+
+def test_a_whole_transformer(machine):
+    for n in SHARDS:
+        assert_a_model_is_its_twin(Mesh(n))
 
 
 def test_compare(machine):
