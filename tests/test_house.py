@@ -14,7 +14,7 @@ MAY_IMPORT = {  # wing: what of the house it may import beside itself
     "plumbing": set(),
     "pictures": set(),
     **dict.fromkeys(CORE, CORE | {"plumbing", "pictures"}),
-    "ranks": CORE | {"plumbing"},
+    "ranks": CORE | {"plumbing", "pictures"},
     "exercises": CORE | {"plumbing", "pictures", "ranks", "labs"},
     "labs": CORE | {"plumbing", "pictures", "ranks", "exercises"},
     "__main__": CORE | {"plumbing", "pictures", "ranks", "labs", "exercises"},

@@ -203,8 +203,14 @@ class OverRanks(Group):
             return [parts[0].shape] * self.size
         site = getattr(self.note.recorder.phase, "site", None) or agreement.call_site()  # backward has its forward's
         what, device = f"{collective} at {site}", parts[0].device
-        headers = self.exchange(agreement.describe(collective, parts[0], how, site), device, what)
-        return agreement.compare(headers, free, lambda: self.sites(site, device, what), self.ranks)
+        header = agreement.describe(collective, parts[0], how, site)
+        if agreement.log:
+            agreement.log.came(what, self.ranks)
+        headers = self.exchange(header, device, what)
+        shapes = agreement.compare(headers, free, lambda: self.sites(site, device, what), self.ranks)
+        if agreement.log:
+            agreement.log.opened()
+        return shapes
 
     def sites(self, site, device, what):
         """The line of the program at which each rank is."""

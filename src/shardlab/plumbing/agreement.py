@@ -19,6 +19,7 @@ DTYPES = [*FLOATS, "int64", "int32", "int8", "uint8", "bool"]  # what gloo and n
 DIMS = 8
 ROOTS = {"broadcast": "src", "all_to_all": "split_dim and concat_dim"}  # the others have a dim
 swap = None  # on ranks of one host: how they swap numbers, over memory that they share (see `board`)
+log = None  # in a pool: where a rank notes that it `came` to a collective, and that this has `opened` (see `visits`)
 HOUSE = Path(__file__).parent.parent
 SHELL = tuple(f"{Path(find_spec(name).origin).parent}{os.sep}" for name in ("IPython", "ipykernel") if find_spec(name))
 PLUMBING = (*(f"{place}{os.sep}" for place in (Path(os.__file__).parent, Path(torch.__file__).parent, HOUSE)), *SHELL)

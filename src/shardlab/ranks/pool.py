@@ -19,15 +19,16 @@ from numbers import Real
 import torch.distributed as dist
 
 from shardlab.mesh import Mesh
-from shardlab.plumbing.board import SLOT, Board
+from shardlab.plumbing import board
 from shardlab.plumbing.devices import deal, each_its_gpu
-from shardlab.ranks import parcels, prints
+from shardlab.ranks import parcels, prints, visits
 from shardlab.ranks.faults import awaited, blame, ended, late, place
 from shardlab.ranks.forks import Process, server
 from shardlab.ranks.outset import settings
 from shardlab.ranks.prints import shared_file
 from shardlab.ranks.rank import work
 from shardlab.ranks.results import together
+from shardlab.ranks.timeline import Timeline, of_run
 from shardlab.record import Traffic
 
 LIMIT = 30.0  # seconds that a rank may keep the others waiting
@@ -54,7 +55,7 @@ class Pool:
 
     def __init__(self, size=None, **axes):
         self.mesh = Mesh(size, devices=["cpu"], **axes)  # what comes back lives here, on the CPU
-        self.size, self.traffic, self.closed = self.mesh.size, Traffic(), False
+        self.size, self.traffic, self.course, self.closed = self.mesh.size, Traffic(), None, False
         self.devices = deal(None, range(self.size), local=False)
         self.backend = "nccl" if each_its_gpu(self.devices) and dist.is_nccl_available() else "gloo"
         self.mesh.note = f"from {self.size} real ranks, which talk over {self.backend}"
@@ -78,12 +79,18 @@ class Pool:
             if not self.processes:
                 self.start(check)
             self.prints.clear()
+            self.visits.clear()
             self.began = time.monotonic()
             for process in self.processes:
                 process.send(task)
             answers = self.collect(limit, check)
         self.traffic = answers[0][1]
         return together([result for result, _ in answers], self.mesh)
+
+    @property
+    def timeline(self):
+        """Who waited for whom in the latest run, also in one that failed."""
+        return of_run(*self.course) if self.course else Timeline()
 
     @property
     def pids(self):
@@ -142,9 +149,12 @@ class Pool:
         self.checked = os.environ.get("SHARDLAB_CHECK") != "0"
         server(work)  # before there is a folder, which ends with its ranks
         self.folder, self.stacks = tempfile.mkdtemp(prefix="shardlab-"), shared_file(0)
-        with shared_file(self.size * SLOT) as board, shared_file(self.size * prints.SLOT) as page:
-            self.board, self.prints = Board(board.fileno(), self.size), prints.Prints(page.fileno(), self.size)
-            files = [file.fileno() for file in (board, self.stacks, page)]
+        with contextlib.ExitStack() as stack:
+            pages = [stack.enter_context(shared_file(self.size * room.SLOT)) for room in (board, prints, visits)]
+            files = [page.fileno() for page in pages]
+            self.board, self.prints = board.Board(files[0], self.size), prints.Prints(files[1], self.size)
+            self.visits = visits.Visits(files[2], self.size)
+            files.insert(1, self.stacks.fileno())
             for _ in range(self.size):
                 self.processes.append(Process(work, self.folder, *files))
         setup = {"axes": self.mesh.axes, "size": self.size, "backend": self.backend, "folder": self.folder}
@@ -153,6 +163,7 @@ class Pool:
         for rank, process in enumerate(self.processes):
             process.send(pickle.dumps(setup | {"rank": rank, "device": self.devices[rank]}))
         self.collect(60, check)
+        self.course = None  # that was no run
 
     def end(self):
         """End every rank, whatever it does, and leave nothing of it behind."""
@@ -163,7 +174,7 @@ class Pool:
             process.status(timeout=5)
             process.close()
         if processes:
-            for shared in (self.board.page, self.prints.page, self.stacks):
+            for shared in (self.board.page, self.prints.page, self.visits.page, self.stacks):
                 shared.close()
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -172,7 +183,7 @@ class Pool:
     def collect(self, limit, check):
         """The answer of every rank; at a fault, an error, as soon as it is clear whose it is. What the ranks print is
         shown in any case."""
-        answers, faults, first, lately, told = {}, {}, None, self.began, limit != LIMIT
+        answers, faults, stuck, first, lately, told = {}, {}, {}, None, self.began, limit != LIMIT
         try:
             while len(answers) + len(faults) < self.size:
                 pending = [p for rank, p in enumerate(self.processes) if rank not in answers and rank not in faults]
@@ -186,7 +197,7 @@ class Pool:
                         (answers if kind == "returned" else faults)[rank] = answer
                 notes = self.notes() if not ready and not faults else [None]
                 if None not in notes:
-                    if faults := late(notes, answers, lately, limit, self.checked, self.doing):
+                    if stuck := late(notes, answers, lately, limit, self.checked, self.doing):
                         break
                     if not told and time.monotonic() - max([lately, *(note["at"] for note in notes)]) > PATIENCE:
                         told = tell(awaited(notes, answers), limit)
@@ -195,11 +206,12 @@ class Pool:
                     if time.monotonic() - first > (0.1 if any(guilty for guilty, *_ in faults.values()) else 1):
                         break
         finally:
+            self.course = self.visits.snapshot(), self.began, time.monotonic(), {*answers}, faults, stuck
             for rank in range(self.size):
                 for line in self.prints.lines(rank):
                     print(f"rank {rank}:", line)
-        if faults:
-            raise blame(faults)
+        if faults or stuck:
+            raise blame(faults or stuck)
         return [answers[rank] for rank in range(self.size)]
 
     def notes(self):

@@ -22,9 +22,10 @@ from shardlab.ranks import parcels
 from shardlab.ranks.faults import OUT_OF_MEMORY, raised
 from shardlab.ranks.outset import Outset, take
 from shardlab.ranks.prints import Printer, Prints
+from shardlab.ranks.visits import Visits
 
 
-def work(work_fd, board_fd, stacks_fd, prints_fd):
+def work(work_fd, board_fd, stacks_fd, prints_fd, visits_fd):
     kernel = Connection(work_fd)
     os.register_at_fork(after_in_child=kernel.close)  # a fork that a lesson makes has no word here
     setup = pickle.loads(kernel.recv_bytes())
@@ -33,6 +34,7 @@ def work(work_fd, board_fd, stacks_fd, prints_fd):
     os.environ["LOCAL_RANK"] = str(rank)
     faulthandler.register(signal.SIGUSR1, file=stacks_fd, all_threads=False)
     agreement.swap = partial(Board(board_fd, size).swap, rank)
+    agreement.log = Visits(visits_fd, size, rank)
     answer = Answers(kernel, rank, Printer(Prints(prints_fd, size), rank))
     with contextlib.suppress(EOFError, BrokenPipeError):
         answer(lambda: meet(**setup))
@@ -61,7 +63,11 @@ def meet(rank, size, axes, backend, device, folder, threads, **_):
 def run(task, begin):
     lesson, args = parcels.unpack_lesson(task, begin)
     with parcels.here.record() as traffic, warnings.catch_warnings():
-        return lesson(parcels.here, *args), traffic
+        agreement.log.begin()
+        try:
+            return lesson(parcels.here, *args), traffic
+        finally:
+            agreement.log.end()
 
 
 class Answers:
