@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import gelu
 
-from shardlab import Mesh
-from shardlab.compare import assert_close, compare, dense, errors, through, tolerance
+from shardlab import Mesh, Shards
+from shardlab.compare import assert_close, compare, dense, errors, kind, through, tolerance
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 CPU = ["cpu"]
@@ -212,3 +212,63 @@ def test_it_shows_itself():
     assert "<table>" in wrong._repr_html_() and "too far" in wrong._repr_html_()
     with pytest.raises(AssertionError, match="too far"):
         assert_close(2 * (X @ W), X, W)
+
+
+# of what kind a Shards is
+
+KINDS = {
+    "replicated": lambda mesh, x, dim: mesh.replicate(x),
+    "cut along dim 0": lambda mesh, x, dim: mesh.shard(x, 0),
+    "cut along dim 1": lambda mesh, x, dim: mesh.shard(x, 1),
+    "partial": lambda mesh, x, dim: partials(mesh, x),
+    "none of these": lambda mesh, x, dim: mesh.replicate(x) + mesh.rank + 1,
+}
+
+
+def partials(mesh, x):
+    """Random tensors that add up to x."""
+    parts = [torch.randn_like(x, dtype=torch.float64) for _ in range(mesh.size - 1)]
+    parts.append(x.double() - sum(parts))
+    return Shards([part.to(x.dtype) for part in parts], mesh)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("n", [2, 3, 5, 8])
+def test_the_kind_of_a_shards_is_measured(name, n, dtype):
+    mesh, x = Mesh(n, devices=["cpu"]), torch.randn(4, 6).to(dtype)
+    found = kind(KINDS[name](mesh, x, None), x)
+    assert found.name == name and repr(found).startswith(name)
+    assert f">{name}</span>" in found._repr_html_()
+    worst = [off for reading, off in found.off.items() if reading != name]
+    assert min(worst) > 0.1  # nothing else is near
+
+
+def test_the_kind_of_a_gradient_tells_what_is_missing():
+    mesh, X, W = Mesh(4, devices=["cpu"]), torch.randn(3, 5), torch.randn(5, 8)
+    want = torch.ones(3, 8) @ W.T
+    for f, name in ((mesh.copy, "replicated"), (lambda x_: x_, "partial")):
+        x_ = mesh.replicate(X.requires_grad_())
+        (f(x_) @ mesh.shard(W, dim=1)).sum().backward()
+        assert kind(x_.grad, want).name == name
+    x_ = mesh.replicate(X)
+    (mesh.copy(mesh.copy(x_)) @ mesh.shard(W, dim=1)).sum().backward()
+    assert repr(kind(x_.grad, want)).startswith("none of these: every shard is 4 times it")
+
+
+def test_kinds_at_the_edges():
+    one, mesh = Mesh(1, devices=["cpu"]), Mesh(3, devices=["cpu"])
+    x = torch.randn(2, 3)
+    assert kind(one.replicate(x), x).name == "replicated"
+    assert kind(mesh.replicate(torch.zeros(2)), torch.zeros(2)).name == "replicated"
+    assert kind(mesh.replicate(torch.tensor(2.0)), torch.tensor(2.0)).name == "replicated"
+    assert kind(mesh.replicate(torch.empty(0, 2)), torch.empty(0, 2)).name == "replicated"
+    assert kind(mesh.shard(x, 0), x).name == "cut along dim 0"  # the third shard is empty
+    assert kind(mesh.replicate(x * torch.nan), x).name == "none of these"
+    assert repr(kind(partials(mesh, 2 * x), x)).startswith("none of these: the shards add up to 2 times it")
+    assert repr(kind(mesh.shard(x, 0), torch.ones(7, 7))) == "none of these"
+    both = Mesh(dp=2, tp=3, devices=["cpu"])
+    assert kind(both["tp"].shard(x, 1), x, both["tp"]).name == "cut along dim 1"
+    for wrong in ((x, x), (mesh.replicate(x), None)):
+        with pytest.raises(TypeError, match="kind holds a Shards against a tensor"):
+            kind(*wrong)

@@ -24,6 +24,7 @@ of that.
 """
 
 from dataclasses import dataclass
+from html import escape
 
 import torch
 
@@ -188,3 +189,107 @@ class Comparison:
 
 
 HEAD = ["shard", "largest error", "allowed there", "relative", "rms error", "rms allowed", "verdict"]
+
+
+def kind(x_, x, mesh=None):
+    """Of what kind a Shards is, held against the dense value x: a `Kind`, found by measuring.
+
+        replicated           x_r = x on every shard
+        cut along dim d      x_r = piece r of x (torch.tensor_split along d)
+        partial              x_0 + x_1 + … = x
+        none of these        and then, where it is so, how many times x the shards are, or add up to
+
+    With = to half of the digits of the dtype (√u: 2e-4 in float32), against the largest value. Of one shard, or
+    of zeros, all are true, and the first is said. On a gradient it tells what is missing: that of a replicated X, if it
+    is partial, wants an all-reduce, the backward of `mesh.copy`. `mesh` is the axis to look along, where there are two.
+    (Its own collectives, a row of numbers and an all-reduce, are moves like others: do not ask inside a record.)
+
+    >>> import shardlab
+    >>> mesh = shardlab.Mesh(2, devices=["cpu"])
+    >>> X, W = torch.randn(2, 4), torch.randn(4, 6)
+    >>> kind(mesh.replicate(X) @ mesh.shard(W, dim=1), X @ W).name
+    'cut along dim 1'
+    >>> kind(mesh.shard(X, dim=1) @ mesh.shard(W, dim=0), X @ W).name
+    'partial'
+    """
+    if not isinstance(x_, Shards) or not isinstance(x, torch.Tensor):
+        raise TypeError(f"kind holds a Shards against a tensor, not {type(x_).__name__} against {type(x).__name__}")
+    mesh, want = mesh or x_.mesh, x.detach().double()
+    readings = ["replicated", *(f"cut along dim {dim}" for dim in range(x.dim()))]
+    with torch.no_grad():
+        rows_ = Shards(
+            [row(mesh, mesh.index(rank), got, want) for rank, got in zip(mesh.ranks, x_.shards, strict=True)], x_.mesh
+        )
+        table = mesh.all_gather(rows_, dim=0).shards[0].cpu()
+        off = dict(zip(readings, table[:, :-1].amax(0).tolist(), strict=True))
+        times = table[:, -1]
+        if not times.isinf().any():  # all have the shape of x
+            total = mesh.all_reduce(x_.double()).shards[0].to(want.device)
+            off["partial"] = away(total, want)
+    half = ROUNDOFF[x.dtype if x.dtype in ROUNDOFF else torch.float32] ** 0.5
+    name = next((reading for reading in off if off[reading] <= half), "none of these")
+    note = ""
+    if name == "none of these" and "partial" in off:
+        multiples = {"every shard is": times[0].item() if times.std(correction=0) < half else torch.nan}
+        multiples["the shards add up to"] = factor(total, want)
+        note = next((f"{who} {c:.3g} times it" for who, c in multiples.items() if abs(c) > half), "")
+    return Kind(name, off, note)
+
+
+def row(mesh, index, got, want):
+    """What is measured on one shard: its relative error if it is all of `want`, or piece `index` of it along each dim;
+    and how many times `want` it is (NaN if it is no multiple, inf if it has another shape)."""
+    readings = [want, *(want.tensor_split(mesh.size, dim)[index] for dim in range(want.dim()))]
+    mine, scale = got.detach().double().to(want.device), want.abs().max().item() if want.numel() else 0.0
+    found = [away(mine, piece, scale) for piece in readings]
+    return torch.tensor([[*found, factor(mine, want)]], dtype=torch.float64, device=got.device)
+
+
+def away(got, want, scale=None):
+    """The largest error, relative to the largest value; inf where the shapes differ."""
+    if got.shape != want.shape:
+        return torch.inf
+    if not got.numel():
+        return 0.0
+    error = (got - want).abs().nan_to_num(torch.inf, torch.inf).max().item()
+    return error / (scale or want.abs().max().item() or 1.0) if error else 0.0
+
+
+def factor(got, want):
+    """The number c with got = c · want to half of the digits; NaN if there is none, inf where the shapes differ."""
+    if got.shape != want.shape:
+        return torch.inf
+    c = ((got * want).sum() / (want * want).sum()).item() if want.any() else torch.nan
+    return c if away(got, c * want) <= ROUNDOFF[torch.float32] ** 0.5 else torch.nan
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a Shards is: `name`, and `off`, the relative error of each way to read it (inf: its shape says no)."""
+
+    name: str
+    off: dict
+    note: str = ""
+
+    def __repr__(self):
+        told = [f"as {name} {size(off)}" for name, off in self.off.items() if off != torch.inf]
+        return f"{self.name}{self.note and f': {self.note}'}" + (f" (error {', '.join(told)})" if told else "")
+
+    def _repr_html_(self):
+        colour, line = LOOKS[self.name.split()[0]]
+        badge = f"border:2px {line} {colour};border-radius:10px;padding:0 8px;font-weight:600"
+        return f'<span style="{badge}">{self.name}</span> {escape(repr(self).removeprefix(self.name))}'
+
+
+def size(error):
+    """An error in words that are the same on any CPU."""
+    return "0" if error == 0 else "mere rounding" if error < 1e-4 else f"{error:.2g}"
+
+
+# the look of a badge: its colour, and the line around it
+LOOKS = {
+    "replicated": ("#0072B2", "solid"),
+    "cut": ("#009E73", "dashed"),
+    "partial": ("#D55E00", "dotted"),
+    "none": ("#CC79A7", "double"),
+}

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shardlab import Mesh
+from shardlab.compare import kind
 
 pytest.importorskip("cloudpickle")  # where torch is the system's
 from shardlab.ranks import RankError, ranks
@@ -144,3 +145,18 @@ def test_what_only_ranks_can_do_is_refused_here(pool, lines):
         lines(Mesh(2, devices=["cpu"]))
     assert REFUSED_HERE[lines] in str(here.value)
     assert [g.tolist() for g in pool.run(lines).shards] == [g.tolist() for g in pool.run(stay_with_the_shards).shards]
+
+
+def kinds(mesh):
+    """What one and the same program's values and gradients are, over any mesh of two."""
+    X, W = torch.arange(15.0).reshape(3, 5) / 10, torch.arange(20.0).reshape(5, 4) / 10
+    X_, W_ = mesh.replicate(X.requires_grad_()), mesh.shard(W, dim=1)
+    (X_ @ W_).sum().backward()
+    found = [kind(X_.grad, torch.ones(3, 4) @ W.T), kind(X_ @ W_, X @ W), kind(X_ * 3, X), kind(X_ + mesh.rank, X)]
+    return [repr(one) for one in found]
+
+
+def test_kinds_are_on_ranks_what_they_are_here(pool):
+    here = kinds(Mesh(2, devices=["cpu"]))
+    assert [told.split()[0] for told in here] == ["partial", "cut", "none", "none"] and "3 times" in here[2]
+    assert pool.run(kinds) == [here, here]
