@@ -35,8 +35,8 @@ class Shards:
 
     In one process that is every shard; under torchrun it is the process's own (JAX calls them the
     *addressable* shards). Made by `mesh.shard` and `mesh.replicate`; `x_.shards` is the list of tensors.
-    What does not go through torch's dispatch (einops, torch.testing.assert_close, functional_call, gradcheck) takes tensors alone:
-    hand it `x_.shards[0]`, or all of them, as in `Shards([f(x) for x in x_.shards], x_.mesh)`.
+    What does not go through torch's dispatch (einops, torch.testing.assert_close, functional_call, gradcheck) takes
+    tensors alone: hand it `x_.shards[0]`, or all of them, as in `Shards([f(x) for x in x_.shards], x_.mesh)`.
 
     >>> import torch, shardlab
     >>> mesh = shardlab.Mesh(2, devices=["cpu"])
