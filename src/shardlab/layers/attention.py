@@ -7,6 +7,7 @@ heads, and o by rows.
 
 import torch
 from torch import nn
+from torch.nn.functional import linear
 from torch.nn.functional import scaled_dot_product_attention as attend
 
 from shardlab.layers.sharded import ShardedModule
@@ -85,15 +86,16 @@ class ParallelAttention(ShardedModule):
             turns_ = self.mesh.replicate(rotary(x_.shape[-2], self.size, self.theta, x_.shards[0]))
             q_, k_ = turned(q_, turns_), turned(k_, turns_)
         k_, v_ = (part_.index_select(-3, self.place_) for part_ in (k_, v_))
-        y_ = torch.einsum("...htd,mhd->...tm", attend(q_, k_, v_, is_causal=True), self.held("o_proj"))
-        y_ = self.mesh.all_reduce(y_, donate=True)
+        y_ = attend(q_, k_, v_, is_causal=True).transpose(-3, -2).flatten(-2)  # [*, T, heads/p · size]
+        y_ = self.mesh.all_reduce(linear(y_, self.held("o_proj").flatten(1)), donate=True)
         return y_ + self.held("o_proj_bias") if "o_proj_bias" in self.dims else y_
 
     def project(self, name, x_):
         """The heads of q, of k or of v on each shard: [*, heads/p, T, size]."""
-        y_ = torch.einsum("...tm,hdm->...htd", x_, self.own_heads(name))
         bias = f"{name}_bias"
-        return y_ + self.own_heads(bias).unsqueeze(-2) if bias in self.dims else y_
+        bias_ = self.own_heads(bias).flatten() if bias in self.dims else None
+        y_ = linear(x_, self.own_heads(name).flatten(0, 1), bias_)
+        return y_.unflatten(-1, (-1, self.size)).transpose(-3, -2)
 
     def own_heads(self, name):
         """The weights (or biases) of the heads that each shard computes; of replicated ones with an *f*."""
