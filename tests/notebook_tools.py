@@ -74,8 +74,9 @@ def clean(notebook):
     """Drop what changes from run to run, or means nothing without a kernel."""
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    glossary = not code_cells(notebook)
     for number, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{number:02}"
+        cell.id = glossary and term_of(cell) or f"cell-{number:02}"
         kept = {key: cell.metadata[key] for key in ("tags", "jupyter") if cell.metadata.get(key)}
         cell.metadata = nbformat.from_dict(kept)
         for output in cell.get("outputs", []):
@@ -84,6 +85,16 @@ def clean(notebook):
         if cell.cell_type == "code":
             cell.outputs = merged(cell.outputs)
     return notebook
+
+
+def term_of(cell):
+    """What a cell of the glossary explains, as links name it: `glossary.ipynb#cell-id=all-reduce`.
+
+    (JupyterLab looks for a heading before it has drawn any, the first time that a notebook is opened, and for a cell
+    when it has them all. The pages that nbconvert makes have these anchors, too.)
+    """
+    heading = re.match(r"## (.+)", cell.source)
+    return heading and heading[1].strip().lower().replace(" ", "-")
 
 
 def merged(outputs):

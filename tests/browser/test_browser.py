@@ -118,9 +118,21 @@ def test_every_lab_answers_the_keyboard(lab, number, record_property):
         assert page.axe(known=KNOWN) == []
 
 
+IN_SIGHT = """() => {
+  const panel = document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer');
+  const places = [...panel.querySelectorAll('h2')].map(h => [h.innerText, h.getBoundingClientRect()]);
+  const {top, bottom} = panel.getBoundingClientRect();
+  return places.filter(([, h]) => h.top >= top && h.bottom <= bottom).map(([word]) => word.replace('¶', ''));
+}"""
+
+
 def test_default_windowing_and_nothing_left_running():
-    """JupyterLab draws only the cells in sight, unless told otherwise: the slider works there too."""
+    """JupyterLab draws only the cells in sight, unless told otherwise: the slider works there too, and a link to a word
+    of the glossary leads to it, also the first time."""
     with lab_browser.Lab(windowing=None) as lab, lab.page() as page:
+        page.open(lesson("00"))
+        page.page.locator(".jp-Notebook a[href*='cell-id=rank']").click()
+        page.page.wait_for_function(f"({IN_SIGHT})()[0] == 'rank'")
         page.open(lesson("01"))
         page.run_all()
         assert page.press(page.find_slider()) is not None

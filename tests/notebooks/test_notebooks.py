@@ -162,14 +162,15 @@ def links_of(markdown):
 
 
 def anchors_of(path):
-    """Every anchor of a notebook or Markdown file: its headings, as JupyterLab and GitHub name them, and its ids."""
-    prose = [cell.source for cell in prose_cells(read(path))] if path.suffix == ".ipynb" else [path.read_text()]
-    anchors = set()
-    for text in prose:
-        anchors |= page_of(text).ids
-        for heading in re.findall(r"^#+\s+(.*?)\s*$", re.sub(r"```.*?```", "", text, flags=re.S), re.M):
-            plain = re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", r"\1", heading)
-            anchors |= {plain.replace(" ", "-"), re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")}
+    """Every anchor of a Markdown file: its headings, as GitHub names them, and its ids. Of a notebook, its cells: when
+    JupyterLab opens it, it has not yet drawn a heading that it could go to."""
+    if path.suffix == ".ipynb":
+        return {f"cell-id={cell.id}" for cell in read(path).cells}
+    text = path.read_text()
+    anchors = page_of(text).ids
+    for heading in re.findall(r"^#+\s+(.*?)\s*$", re.sub(r"```.*?```", "", text, flags=re.S), re.M):
+        plain = re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        anchors.add(re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-"))
     return anchors
 
 
