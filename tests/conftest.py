@@ -8,6 +8,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+import forked
+
+
+def pytest_configure(config):
+    if config.pluginmanager.has_plugin("nbval"):
+        pytest.register_assert_rewrite("same_outputs")
+        import same_outputs
+
+        forked.kernels()
+        config.pluginmanager.register(same_outputs.SameOutputs())
+
 
 def pytest_terminal_summary(terminalreporter):
     for report in terminalreporter.getreports("passed"):

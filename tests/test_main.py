@@ -13,8 +13,9 @@ import nbformat
 import psutil
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from test_ranks import end, torchrun
+from test_ranks import end, plainly, torchrun
 
+import forked
 from notebook_tools import LESSONS, NOTEBOOKS, ROOT, code_cells, read
 from shardlab.plumbing import agreement
 from shardlab.ranks.fates import verdict, whereabouts
@@ -210,7 +211,8 @@ def ran(path, left_out):
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize(("n", "paths"), [(2, NOTEBOOKS), (4, [ROOT / "notebooks/03_tolerance.ipynb"])], ids=["2", "4"])
 def test_notebooks_run_on_ranks(n, paths):
-    status, out, err = torchrun(n, "-m", "shardlab", *map(str, paths))
+    start = plainly if n == 2 else forked.python
+    status, out, err = torchrun(n, "-m", "shardlab", *map(str, paths), start=start)
     assert status == 0, err
     verdicts = [line for line in out.splitlines() if line.startswith("passed")]
     left_out = {"needs-a-person", "one-process"}

@@ -5,13 +5,9 @@ another number that many of each notebook (2 where it is not set), spread over t
 """
 
 import ast
-import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -55,20 +51,20 @@ EQUIVALENT = [
 # Half as much again still passes what is right: tolerances (lesson 03 is about how much is too much) and time limits.
 TOLERANCES = {"rtol", "atol", "timeout", "limit"}
 
-# Only the first failure of a mutant matters: skip what follows it.
-STOP_AT_FIRST_FAILURE = """
-import pytest
-red = set()
-def pytest_runtest_logreport(report):
-    if report.failed:
-        red.add(report.nodeid.split("::")[0])
-def pytest_runtest_setup(item):
-    if item.nodeid.split("::")[0] in red:
-        pytest.skip("already red")
-def pytest_sessionfinish(session):
-    import json, pathlib
-    pathlib.Path("red.json").write_text(json.dumps(sorted(red)))
-"""
+
+class Reds:
+    """A plugin of pytest: which files are red. Only the first failure of each matters: what follows is skipped."""
+
+    def __init__(self):
+        self.found = set()
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.found.add(report.nodeid.split("::")[0])
+
+    def pytest_runtest_setup(self, item):
+        if item.nodeid.split("::")[0] in self.found:
+            pytest.skip("already red")
 
 
 def constants(source):
@@ -155,7 +151,7 @@ def test_equivalent_numbers_are_still_there(name, part, reason):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
-def test_a_changed_constant_turns_it_red(path, tmp_path):
+def test_a_changed_constant_turns_it_red(path, tmp_path, monkeypatch, capsys):
     found = mutants(path)
     wanted = os.environ.get("SHARDLAB_MUTANTS", "2")
     chosen = found if wanted == "all" else sample(found, int(wanted))
@@ -163,6 +159,8 @@ def test_a_changed_constant_turns_it_red(path, tmp_path):
         assert not [number for cell in code_cells(read(path)) for number in constants(cell.source)]
         pytest.skip("a notebook without numbers")
 
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     for folder in ("notebooks", "pics"):
         if (ROOT / folder).exists():
             shutil.copytree(ROOT / folder, tmp_path / folder)
@@ -172,13 +170,10 @@ def test_a_changed_constant_turns_it_red(path, tmp_path):
         target = home / f"mutant_{index:03}.ipynb"
         books[str(target.relative_to(tmp_path))] = write_mutant(path, mutant, target)
 
-    (tmp_path / "conftest.py").write_text(STOP_AT_FIRST_FAILURE)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", *books]
+    command = ["-q", "--rootdir", tmp_path, "-p", "no:xdist", "-p", "no:cacheprovider", "-p", "no:faulthandler", *books]
     command += ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=60"]
-    command += ["--nbval-sanitize-with", str(ROOT / "tests/nbval-sanitize.cfg")]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-    red = set(json.loads(Path(tmp_path / "red.json").read_text()))
-    assert not [what for book, what in books.items() if book not in red], "changed, and every test stayed green"
+    command += ["--nbval-sanitize-with", ROOT / "tests/nbval-sanitize.cfg"]
+    reds = Reds()
+    assert pytest.main(list(map(str, command)), plugins=[reds]) in (0, 1), capsys.readouterr()
+    assert not [what for book, what in books.items() if book not in reds.found], "changed, and every test stayed green"

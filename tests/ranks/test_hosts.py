@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import forked
 from notebook_tools import ROOT
 from shardlab import Mesh
 from test_main import notebook
@@ -52,10 +53,10 @@ echo $there_too
 """  # host0 ends with the script
 
 
-def command():
-    """The README's, run by this Python."""
+def command(*forks):
+    """The README's, run by this Python; with `forked.__file__`, torchrun's ranks are forks of it."""
     said = re.search(r"^\.venv/bin/torchrun (--nnodes 2 .*) (notebooks/\S+)$", (ROOT / "README.md").read_text(), re.M)
-    return [sys.executable, "-m", "torch.distributed.run", *said[1].split()], str(ROOT / said[2])
+    return [sys.executable, *forks, "-m", "torch.distributed.run", *said[1].split()], str(ROOT / said[2])
 
 
 def between_namespaces(script, folder, *args):
@@ -134,7 +135,7 @@ def test_a_notebook_runs_over_two_hosts(hosts, tmp_path):
 
 
 def test_the_rank_at_fault_is_named_on_both_hosts(hosts, tmp_path):
-    launch, _ = command()
+    launch, _ = command(forked.__file__)
     path = notebook(
         tmp_path,
         "import torch\nfrom shardlab import Mesh\n\nmesh = Mesh()",
@@ -150,7 +151,7 @@ def test_the_rank_at_fault_is_named_on_both_hosts(hosts, tmp_path):
 
 def test_a_host_that_loses_the_others_ends(hosts, tmp_path):
     """The cable is cut while its ranks compute: nobody tells them, or torchrun."""
-    launch, _ = command()
+    launch, _ = command(forked.__file__)
     path = notebook(
         tmp_path,
         "import time\n\nfrom shardlab import Mesh\nfrom shardlab.ranks import fates\n\nfates.LOST = 3",

@@ -13,23 +13,16 @@ import pytest
 import ranks_program
 import torch
 
+import forked
+
 LIMIT = 90  # seconds for one launch, then everything it started is ended
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(2 * LIMIT)]
 
 
-def torchrun(n, program, *args, cuda=""):
+def torchrun(n, program, *args, cuda="", start=forked.python):
     """Run a program on n ranks of this machine, which see these CUDA devices; (exit status, stdout, stderr).
-    Nothing it started outlives it."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(n),
-        program,
-        *args,
-    ]
+    Nothing it started outlives it. They start as forks, or, with `plainly`, as a reader's do."""
+    command = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), program, *args)
     environment = {k: v for k, v in os.environ.items() if k not in ("SHARDLAB_DEVICES", "GLOO_SOCKET_IFNAME")}
     with tempfile.TemporaryDirectory() as scratch:
         environment |= {"OMP_NUM_THREADS": "1", "TMPDIR": scratch, "CUDA_VISIBLE_DEVICES": cuda}
@@ -41,6 +34,10 @@ def torchrun(n, program, *args, cuda=""):
         finally:
             end(launch)
     return launch.returncode, out, err
+
+
+def plainly(*program):
+    return [sys.executable, *program]
 
 
 def end(launch):
@@ -61,7 +58,8 @@ class Launch:
     def __init__(self, n, how="page", cuda=""):
         self.n, self.how = n, how
         with tempfile.TemporaryDirectory() as folder:
-            self.status, self.out, self.err = torchrun(n, ranks_program.__file__, folder, how, cuda=cuda)
+            start = plainly if (n, how) == (2, "page") else forked.python
+            self.status, self.out, self.err = torchrun(n, ranks_program.__file__, folder, how, cuda=cuda, start=start)
             files = [Path(folder) / f"rank{rank}.pt" for rank in range(n)]
             assert self.status == 0 and all(file.exists() for file in files), self.err[-6000:]
             assert len(list(Path(folder).iterdir())) == n
