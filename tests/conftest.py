@@ -3,6 +3,7 @@ must not be left when it ends."""
 
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -36,6 +37,13 @@ def nothing_is_left(tmp_path_factory):
         forks.stop()
     mine, left = psutil.Process(), Path(tempfile.tempdir)
     tempfile.tempdir = before
-    assert not [child for child in mine.children(recursive=True) if "forks.serve" in " ".join(child.cmdline())]
+    assert not [child for child in mine.children(recursive=True) if "forks.serve" in command(child)]
     assert not [one for one in mine.net_connections("inet") if one.status == psutil.CONN_LISTEN]
     assert not list(left.glob("shardlab-*"))
+
+
+def command(process):
+    """What a process was started with; nothing, if it has just ended."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
