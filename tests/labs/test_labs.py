@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch.nn.functional import gelu, relu
 
 from notebook_tools import LESSONS
-from shardlab import labs
+from shardlab import Mesh, labs
 from shardlab.compare import compare
-from shardlab.labs import lab00_devices, lab03_tolerance, lab13_ranks, predicting
+from shardlab.labs import lab00_devices, lab02_before_reduction, lab03_tolerance, lab13_ranks, predicting
 from shardlab.labs.activations import ACTIVATIONS
 from shardlab.labs.lab import Lab, below, menu, slider, steps, switch
 from shardlab.labs.lab03_tolerance import added
@@ -109,6 +109,16 @@ def test_states_to_measure_are_states_of_the_lab(name):
 def test_a_lab_starts_where_it_is_told_to(name):
     factory, _, states = labs.LABS[name]
     assert factory(**states[-1]).state == {**factory().state, **states[-1]}
+
+
+def test_only_some_controls_are_in_sight():
+    lab = labs.split(how="row", shards=3).only("shards")
+    shown = {name for name, control in lab.controls.items() if control.layout.display != "none"}
+    assert shown == {"shards"} and lab.state == labs.split(how="row", shards=3).state
+    lab.controls["shards"].value = 2
+    assert lab.screen.value == labs.split_picture(how="row", shards=2).data
+    with pytest.raises(ValueError, match="no control is called 'rank': there are how, shards"):
+        lab.only("rank")
 
 
 def test_a_burst_draws_once_a_change_and_ends_on_the_last():
@@ -291,7 +301,51 @@ def test_before_reduction_says_it(activation, said):
     lab = labs.before_reduction()
     lab.controls["activation"].value = activation
     assert words(lab.screen.value).startswith(said)
-    assert f"{activation} ←" in lab.screen.value
+    assert lab.screen.value.count(f">{activation} of the sum: ") == 2  # what each drawing's curve is
+
+
+@pytest.mark.parametrize("output", lab02_before_reduction.OUTPUTS)
+@pytest.mark.parametrize("activation", ["gelu", "relu", "sigmoid", "identity"])
+def test_one_output_is_what_plain_torch_makes_of_it(activation, output):
+    """The two results of one output that the picture names, from the seed's numbers without a mesh."""
+    f, (row, column) = ACTIVATIONS[activation], lab02_before_reduction.OUTPUTS[output]
+    X, W = labs.seed_data(16, 1024, 1024)
+    for shards in lab02_before_reduction.SHARDS:
+        pieces = zip(X[row].double().chunk(shards), W[:, column].double().div(32).chunk(shards), strict=True)
+        parts = torch.stack([x @ w for x, w in pieces])
+        assert parts.sum().item() == pytest.approx(eval(output), abs=0.1)
+        shown = labs.before_reduction_picture(activation, shards, output=output).data
+        for name, value in {
+            f"{activation} of the sum": f(parts.sum()),
+            f"sum of {activation}": f(parts).sum(),
+        }.items():
+            (number,) = re.findall(rf">{name}: (-?[\d.]+)", shown)
+            assert float(number) == pytest.approx(value.item(), abs=0.006)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_axes_stay_while_the_number_of_shards_moves(activation):
+    """One frame for every number of shards, and every result within it."""
+    frames = set()
+    for shards in lab02_before_reduction.SHARDS:
+        drawings = re.findall(r"<svg.*?</svg>", labs.before_reduction_picture(activation, shards).data)
+        frames |= {
+            re.sub(r'aria-label="[^"]*"|<text x="\d+" y="3[5-9]\d.*|<(path|circle).*?/>', "", d) for d in drawings
+        }
+        box = lab02_before_reduction.curve_and_box(activation, 1.0)[1]
+        assert all(box[2] <= wrong <= box[3] for wrong in lab02_before_reduction.outputs(activation, shards, 1.0)[1])
+    assert len(frames) == 2
+
+
+def test_the_relu_of_a_scaled_input_is_the_same_picture():
+    """`relu(c x) = c relu(x)`: only the numbers at the axes differ; of tanh less and less is bent."""
+    bent = {}
+    for activation in ("relu", "tanh"):
+        for scale in (0.125, 1.0):
+            curve, (_, high, *_) = lab02_before_reduction.curve_and_box(activation, scale)
+            bent[activation, scale] = max(abs(y - max(x, 0)) for x, y in curve if x >= 0) / high
+    assert bent["relu", 0.125] == bent["relu", 1.0] == 0
+    assert bent["tanh", 0.125] < 0.06 < 0.6 < bent["tanh", 1.0]
 
 
 # 03: tolerance
@@ -324,16 +378,54 @@ def test_torchs_default_rejects_right_splits():
     for K in lab03_tolerance.KS:
         assert labs.tolerance_result("bfloat16", K, 8).rejected > 0
     said = words(labs.tolerance_picture("bfloat16", 256, 8).data)
-    assert "✓ Our tolerance passes it." in said and "✗ torch's default rejects it." in said
-    assert said.endswith("But the split is right.")
+    assert "Our tolerance passes the right split, rejects the lost shard" in said
+    assert "✗ torch's default rejects the right split" in said and "of the 256 of the right split." in said
 
 
 def test_a_small_mistake_hides_in_bfloat16_alone():
-    state = {"K": 1024, "shards": 64, "answer": "a shard 1 % off"}
-    assert not labs.tolerance_result("float32", **state).passed
-    assert labs.tolerance_result("bfloat16", **state).passed
+    state = {"K": 1024, "shards": 64}
+    assert not labs.tolerance_result("float32", **state, answer="a shard 1 % off").passed
+    assert labs.tolerance_result("bfloat16", **state, answer="a shard 1 % off").passed
     said = words(labs.tolerance_picture("bfloat16", **state).data)
-    assert "✗ Our tolerance passes it." in said and "no tolerance can see it" in said
+    assert "✗ Our tolerance passes the right split, rejects the lost shard, passes the 1 %." in said
+
+
+@pytest.mark.parametrize("dtype", lab03_tolerance.DEFAULTS)
+@pytest.mark.parametrize(("K", "shards"), [(64, 64), (1024, 4), (1024, 64)])
+def test_what_is_said_of_ours_is_so(dtype, K, shards):
+    """The shares that a picture tells, against those of `compare`: the largest error, and the root mean square."""
+    X, W = (tensor.to(getattr(torch, dtype)) for tensor in labs.seed_data(16, K, 16))
+    wide = labs.tolerance_result(dtype, K, shards, answer="a shard 1 % off")
+    mesh = Mesh(shards)
+    p_ = mesh.shard(X, dim=1) @ mesh.shard(W, dim=0)
+    y_ = mesh.all_reduce(p_ * torch.where(mesh.rank == shards - 1, 1.01, 1.0))
+    row = compare(y_, X, W).rows[0]
+    assert wide.passed == row.passed
+    assert wide.mean_reach == pytest.approx(row.rms / row.rms_allowed, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("line", "does"),
+    [
+        (1e-7, "✗ Your line, 1e-07, rejects the right split, rejects both wrong ones."),
+        (1e-2, "✓ Your line, 0.01, passes the right split, rejects both wrong ones."),
+        (10.0, "✗ Your line, 10, passes the right split, rejects the lost shard, passes the 1 %."),
+        (1e3, "✗ Your line, 1000, passes the right split, passes both wrong ones."),
+    ],
+)
+def test_a_line_of_your_own_is_judged(line, does):
+    assert does in words(labs.tolerance_picture(K=4096, line=line).data)
+    assert "Your line" not in words(labs.tolerance_picture(K=4096).data)
+
+
+def test_no_line_is_right_about_every_length_in_bfloat16_and_ours_is():
+    """Why a tolerance depends on K: what passes right sums of 16,384 products passes a wrong one of 64."""
+
+    def result(K, answer):
+        return labs.tolerance_result("bfloat16", K, 4, answer=answer)
+
+    assert result(16384, "right").error.max() > result(64, "a shard 1 % off").error.max()
+    assert result(16384, "right").passed and not result(64, "a shard missing").passed
 
 
 @settings(deadline=None, max_examples=20)
@@ -345,7 +437,7 @@ def test_a_small_mistake_hides_in_bfloat16_alone():
 )
 def test_errors_against_plain_torch(dtype, K, shards, order):
     got = labs.tolerance_result(dtype, K, shards, order)
-    X, W = (tensor.to(getattr(torch, dtype)) for tensor in labs.seed_data(16, K, 32))
+    X, W = (tensor.to(getattr(torch, dtype)) for tensor in labs.seed_data(16, K, 16))
     torch.testing.assert_close(got.exact, X.double() @ W.double())
     parts = [x @ w for x, w in zip(X.chunk(shards, 1), W.chunk(shards, 0), strict=True)]
     y = added(parts, order)
@@ -454,7 +546,7 @@ def test_a_right_prediction_and_one_without_an_answer():
 
 
 def test_a_prediction_reveals_what_shows_itself():
-    from shardlab import Mesh, plots
+    from shardlab import plots
 
     x_ = Mesh(2, devices=["cpu"]).replicate(torch.ones(2))
     figure = plots.mismatch(torch.ones(2, 2), torch.zeros(2, 2))

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import gelu
 
-from shardlab.pictures import draw, svg
+from shardlab.pictures import draw, kink, strips, svg
 from shardlab.pictures.chart import curves
 from shardlab.pictures.cuts import products
 
@@ -41,6 +41,8 @@ TENSORS = {
 }
 X, W = torch.arange(8.0).reshape(2, 4) - 3, torch.arange(16.0).reshape(4, 4) / 8 - 1
 SERIES = {"gelu": [0.0, 0.37, 0.45], "relu": [0.0, 0.43, NAN], "identity": [0.0, 2.6e-7, None]}
+CURVE = [(-2.0, 0.0), (0.0, 0.0), (2.0, 2.0)]
+CLOUDS = [strips.Cloud(mark, mark, [1e-6, 0.0, 2e-4]) for mark in strips.MARKS]
 DRAWINGS = {
     **{name: lambda t=t: draw.tiles([t], [0], ["cpu"]) for name, t in TENSORS.items()},
     **{
@@ -54,6 +56,9 @@ DRAWINGS = {
     "large error map": lambda: draw.error_map(torch.zeros(70, 30), torch.ones(70, 30)),
     "deal": lambda: draw.deal(["cuda:0", "cuda:1", "cuda:0"]),
     "padding": lambda: draw.padding(10, 6, ("tensor_split", "chunk", "pad")),
+    "one output": lambda: kink.one_output(CURVE, [-0.5, 1.0], [0.0, 1.0], 0.5, (-2, 2, -1, 3), "a < b"),
+    "many outputs": lambda: kink.many_outputs(CURVE, [-1.0, 1.5, 9.0], [0.5, 2.0, 0.0], (-2, 2, -1, 3), "f", 2),
+    "strips": lambda: strips.strips(CLOUDS, (1e-3, 2e-3), (1e-5, 1e-4), line_at=1e-2),
     "curves": lambda: curves(SERIES, [1, 2, 4], limit=1e-6, at=2),
     "linear curves": lambda: curves(SERIES, [1, 2, 4], logx=False, logy=False, form="{:.0%}", lines=False),
 }

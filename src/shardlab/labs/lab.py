@@ -39,6 +39,19 @@ class Lab(widgets.VBox):
         """The value of each control, by name."""
         return {name: control.value for name, control in self.controls.items()}
 
+    def only(self, *names):
+        """The lab with these controls alone in sight; the others keep their values. For a first look at it.
+
+        >>> Lab({"n": slider("n", 2, 1, 4, "how many"), "m": slider("m", 2, 1, 4, "more")}, "{n} {m}".format).only("n")
+        Lab(n=2, m=2)
+        """
+        unknown = [name for name in names if name not in self.controls]
+        if unknown:
+            raise ValueError(f"no control is called {unknown[0]!r}: there are {', '.join(self.controls)}")
+        for name, control in self.controls.items():
+            control.layout.display = None if name in names else "none"
+        return self
+
     def redraw(self):
         """Draw the picture of the state as it is now."""
         with one_thread():
