@@ -20,7 +20,7 @@ EQUIVALENT = [
     ("any", "W.chunk(2, dim=1)", "chunk(3) of four columns gives two pieces as well; lesson 04 is about that"),
     ("any", "W.chunk(2, dim=0)", "chunk(3) of four rows gives two pieces as well; lesson 04 is about that"),
     ("any", ".rows[0]", "a replicated value is compared with the same outcome on every shard"),
-    ("03_tolerance.ipynb", "one_by_one / 50", "how much less it is depends on the kernel: fifty times is said with room"),
+    ("03_tolerance.ipynb", "one_by_one / 50", "a bound with room: how much it is depends on the kernel"),
     ("03_tolerance.ipynb", "W.bfloat16(), Mesh(64)", "65 roundings to 8 bits make as much noise as 64 do"),
     ("13_real_ranks.ipynb", "split_twice, limit=50)[0]", "every rank counts the same collectives"),
     ("13_real_ranks.ipynb", "assert added[0]", "both ranks hold the same six numbers"),
