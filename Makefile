@@ -15,11 +15,15 @@ NBVAL = --nbval --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-wit
 help: ## list these
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The stored drawings of a notebook show only if it is trusted: ours are, and no other that lies there.
+# The stored drawings of a notebook show only if it is trusted: ours are, and no other that lies there. What
+# JupyterLab does about news and its list of files stands in notebooks/.lab, not in the reader's home; the list leaves
+# out the answers, which each lesson links.
 lab: .venv/.lab ## open the course in JupyterLab
 	@$(BIN)/python -I notebooks/trust.py
 	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. \
-	    --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+	    --LabApp.app_settings_dir='$(CURDIR)/notebooks/.lab' --LabApp.default_url=/lab/tree/notebooks/start.ipynb \
+	    $(foreach name,solutions trust.py ours.sha256 __pycache__,--ContentsManager.hide_globs=$(name)) \
+	    $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 # Two workers share the cores: a thread of torch that waits must not keep one busy.
 test: export OMP_WAIT_POLICY = PASSIVE

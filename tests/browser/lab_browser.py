@@ -104,6 +104,7 @@ class Lab:
             "IdentityProvider.token": self.token,
             "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
             "LabApp.news_url": "",
+            "LabApp.app_settings_dir": self.root / "notebooks/.lab",
             "LabApp.extension_manager": "readonly",
         }
         command += [f"--{name}={value}" for name, value in options.items()]
