@@ -14,6 +14,7 @@ opens a copy of the notebook, runs all its cells and saves screenshots from top 
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -53,13 +54,11 @@ def find_chromium():
 
 
 class Lab:
-    """A JupyterLab server on 127.0.0.1 over a copy of `notebooks/` and `pics/`, with a configuration of its own.
+    """A JupyterLab server on 127.0.0.1 over a copy of `notebooks/` and `pics/`, with a configuration of its own, and
+    one browser. Another command may start its kernels (`kernel`)."""
 
-    JupyterLab itself draws only the cells in sight (`windowing=None`); here it draws all of them.
-    """
-
-    def __init__(self, root=ROOT, windowing="none"):
-        self.source, self.windowing = Path(root), windowing
+    def __init__(self, root=ROOT, kernel=None):
+        self.source, self.kernel = Path(root), kernel
 
     def __enter__(self):
         self.stack = contextlib.ExitStack()
@@ -81,8 +80,6 @@ class Lab:
                 hidden = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
                 shutil.copytree(self.source / folder, self.root / folder, ignore=hidden)
         self.settings("@jupyterlab/apputils-extension/notification", fetchNews="false", checkForUpdates=False)
-        if self.windowing:
-            self.settings("@jupyterlab/notebook-extension/tracker", windowingMode=self.windowing)
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "IPYTHON"))},
             "JUPYTER_CONFIG_DIR": str(home / "config"),
@@ -90,7 +87,12 @@ class Lab:
             "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
             "IPYTHONDIR": str(home / "ipython"),
             "JUPYTER_PLATFORM_DIRS": "1",
+            "JUPYTER_PATH": str(home / "first"),
         }
+        if self.kernel:
+            spec = {"argv": self.kernel, "display_name": "Python 3 (ipykernel)", "language": "python"}
+            (home / "first/kernels/python3").mkdir(parents=True)
+            (home / "first/kernels/python3/kernel.json").write_text(json.dumps(spec))
         if (program := self.root / "notebooks/trust.py").exists():  # as `make lab` does
             subprocess.run([sys.executable, "-I", program], env=self.env, check=True, capture_output=True)
         self.token, self.port = secrets.token_hex(16), free_port()
@@ -142,31 +144,27 @@ class Lab:
         self.server.wait(10)
 
     @contextlib.contextmanager
-    def page(self, dark=False, width=1280, height=1000):
-        """A browser page on this server; see `Page`."""
+    def page(self, dark=False, width=1280, height=1000, windowing="none"):
+        """A tab of the browser; see `Page`. JupyterLab itself draws only the cells in sight (`windowing=None`)."""
+        self.settings("@jupyterlab/apputils-extension/themes", theme=THEMES[dark])
+        drawn = {"windowingMode": windowing} if windowing else {}
+        self.settings("@jupyterlab/notebook-extension/tracker", **drawn)
+        tab = self.browser.new_page()
+        tab.set_viewport_size({"width": width, "height": height})
+        try:
+            yield Page(self, tab)
+        finally:
+            tab.close()
+
+    @functools.cached_property
+    def browser(self):
+        """One for all pages: what the first has loaded, the next ones find."""
         if not (chromium := find_chromium()):
             raise RuntimeError(NO_CHROMIUM)
-        self.settings("@jupyterlab/apputils-extension/themes", theme=THEMES[dark])
-        with shared_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
-            try:
-                yield Page(self, browser.new_page(viewport={"width": width, "height": height}))
-            finally:
-                browser.close()
-
-
-in_use = []  # pages open in this process; they share one Playwright, since a second one cannot start beside it
-
-
-@contextlib.contextmanager
-def shared_playwright():
-    in_use.append(in_use[0] if in_use else sync_playwright().start())
-    try:
-        yield in_use[0]
-    finally:
-        last = in_use.pop()
-        if not in_use:
-            last.stop()
+        playwright = self.stack.enter_context(sync_playwright())
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        self.stack.callback(browser.close)
+        return browser.new_context()
 
 
 def free_port():
@@ -216,8 +214,15 @@ class Page:
         page.set_default_timeout(30_000)
 
     def open(self, notebook):
-        """Open one notebook (a path from the repository's root) and wait until its kernel is ready."""
-        self.page.goto(f"{self.lab.url}/lab/tree/{notebook}?token={self.lab.token}&reset")
+        """Open one notebook (a path from the repository's root), in place of another, and wait until its kernel is
+        ready."""
+        if self.page.url == "about:blank":
+            self.page.goto(f"{self.lab.url}/lab/tree/{notebook}?token={self.lab.token}&reset")
+        else:
+            self.command("docmanager:save")
+            self.command("application:close-all")
+            self.problems.clear()
+            self.command("docmanager:open", path=str(notebook))
         self.page.wait_for_selector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell")
         self.page.wait_for_function("window.jupyterapp?.shell.currentWidget?.context?.isReady")
         self.page.evaluate("jupyterapp.commands.execute('application:set-mode', {mode: 'single-document'})")
@@ -227,7 +232,7 @@ class Page:
 
     def command(self, name, **arguments):
         """Run one of JupyterLab's commands and wait for it."""
-        return self.page.evaluate("([n, a]) => jupyterapp.commands.execute(n, a)", [name, arguments])
+        self.page.evaluate("([n, a]) => jupyterapp.commands.execute(n, a).then(() => null)", [name, arguments])
 
     def run_all(self, timeout=120):
         self.page.set_default_timeout(timeout * 1000)
@@ -351,7 +356,8 @@ def main():
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=1000)
     options = parser.parse_args()
-    with Lab(options.root, options.windowing) as lab, lab.page(options.dark, options.width, options.height) as page:
+    shown = options.dark, options.width, options.height, options.windowing
+    with Lab(options.root) as lab, lab.page(*shown) as page:
         for notebook in options.notebooks:
             notebook = (
                 Path(notebook).resolve().relative_to(options.root.resolve())
