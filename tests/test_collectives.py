@@ -14,7 +14,7 @@ WHOLE = [torch.int64, torch.int32, torch.uint8]
 CASES = settings(max_examples=80, deadline=None)
 
 
-# The oracle: what each collective does to a list of plain tensors, one a shard.
+# The oracle: what each collective does to a list of plain tensors, one per shard.
 
 
 def total(xs):

@@ -102,7 +102,7 @@ def test_lengths_that_differ():
 
 
 def test_a_trained_number_is_to_be_placed():
-    """In one process it would count once a shard, over ranks once (pytorch/torchtitan#1373)."""
+    """In one process it would count once per shard, over ranks once (pytorch/torchtitan#1373)."""
     scale, x_ = torch.tensor(2.0, requires_grad=True), mesh_of(4).replicate(torch.ones(3))
     for meet in (
         lambda: scale * x_,

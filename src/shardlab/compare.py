@@ -152,7 +152,7 @@ def assert_close(y_, X, W, b=None, f=None, dim=None, parts=None):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Sharded against dense, a row a shard. `passed`: every shard is within the tolerance in both figures."""
+    """Sharded against dense, one row per shard. `passed`: every shard is within the tolerance in both figures."""
 
     rows: list
     dtype: torch.dtype

@@ -1,4 +1,4 @@
-"""One shard a process: torchrun on 2 and on 4 ranks gives what one process gives, and stops where it cannot."""
+"""One shard per process: torchrun on 2 and on 4 ranks gives what one process gives, and stops where it cannot."""
 
 import os
 import re

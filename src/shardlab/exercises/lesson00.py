@@ -106,7 +106,7 @@ class ReportDevices(Exercise):
             "report_devices",
             "Place X on every shard of the mesh, and say on which device each shard of it lives.",
             given=["mesh: a Mesh", "X: [B, K], a plain tensor"],
-            wanted="a list of strings, such as ['cpu', 'cpu']: one a shard, in the order of the ranks",
+            wanted="a list of strings, such as ['cpu', 'cpu']: one per shard, in the order of the ranks",
         )
 
     def inspect(self, answer):

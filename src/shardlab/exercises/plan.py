@@ -48,7 +48,7 @@ class DtensorPlan(OnRanks):
         ),
         Mistake(
             "both column-wise",
-            "Up leaves its output in columns, one piece a rank. A second column split wants all of it on every "
+            "Up leaves its output in columns, one piece per rank. A second column split wants all of it on every "
             "rank; a row split takes the pieces as they are.",
         ),
         Mistake(

@@ -14,7 +14,7 @@ MARKS = {"right": "h2.6", "lost": "l4 4m0-4l-4 4", "off": "h5m-2.5-2.5v5"}
 
 @dataclass(frozen=True)
 class Cloud:
-    """The errors of one result, one number an entry: its name, and the kind of mark it is drawn with."""
+    """The errors of one result, one number per entry: its name, and the kind of mark it is drawn with."""
 
     name: str
     mark: str  # "right", "lost" or "off"
