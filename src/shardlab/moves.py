@@ -201,11 +201,12 @@ class OverRanks(Group):
         """As in one process; the ranks tell each other what they are about to do, before they do it."""
         if free is None and not self.checked:
             return [parts[0].shape] * self.size
-        site = getattr(self.note.recorder.phase, "site", None) or agreement.call_site()  # backward has its forward's
+        back = getattr(self.note.recorder.phase, "site", None)
+        site = back or agreement.call_site()  # backward has its forward's
         what, device = f"{collective} at {site}", parts[0].device
         header = agreement.describe(collective, parts[0], how, site)
         if agreement.log:
-            agreement.log.came(what, self.ranks)
+            agreement.log.came(f"{what}, backward" if back else what, self.ranks)
         headers = self.exchange(header, device, what)
         shapes = agreement.compare(headers, free, lambda: self.sites(site, device, what), self.ranks)
         if agreement.log:

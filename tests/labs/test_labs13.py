@@ -115,6 +115,29 @@ def test_nothing_outlives_the_program():
     assert not any(map(psutil.pid_exists, pids))
 
 
+@pytest.mark.parametrize("late", [0, 7, 20])
+def test_who_is_late_keeps_the_others_waiting(late):
+    sums, timeline = labs.gates_result(late)
+    (gate,) = timeline.gates.values()
+    assert sums == [6] * 4 and sorted(gate) == [0, 1, 2, 3]
+    assert 1000 * (gate[1].came - timeline.lanes[1].began) >= late
+    assert min(visit.opened for visit in gate.values()) >= max(visit.came for visit in gate.values())
+    said = words(labs.gates_picture(late).data)
+    waited = re.search(r"Rank (\d) came last. The others had waited for ([\d.]+), ([\d.]+), ([\d.]+) ms; then", said)
+    last = max(gate, key=lambda rank: gate[rank].came)
+    assert int(waited[1]) == last
+    others = [1000 * (visit.opened - visit.came) for rank, visit in gate.items() if rank != last]
+    assert [float(said) for said in waited.groups()[1:]] == pytest.approx(others, abs=0.051)
+
+
+def test_the_later_it_comes_the_longer_the_work_is_drawn():
+    def first_bar(html):
+        return re.search(r'width="([\d.]+)" height="20" fill="#D55E00"/>', html.partition("rank 1</text>")[2])[1]
+
+    early, late = (labs.gates_picture(ms).data for ms in (0, 20))
+    assert float(first_bar(late)) > float(first_bar(early)) + 20
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_an_answer_is_quick_once_the_ranks_are_there(ranks, record_property):
     lab = labs.ranks(ranks=ranks)

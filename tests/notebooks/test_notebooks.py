@@ -159,16 +159,18 @@ def links_of(markdown):
     return found + page_of(markdown).links
 
 
-def anchors_of(path):
-    """Every anchor of a Markdown file: its headings, as GitHub names them, and its ids. Of a notebook, its cells: when
-    JupyterLab opens it, it has not yet drawn a heading that it could go to."""
-    if path.suffix == ".ipynb":
-        return {f"cell-id={cell.id}" for cell in read(path).cells}
-    text = path.read_text()
-    anchors = page_of(text).ids
-    for heading in re.findall(r"^#+\s+(.*?)\s*$", re.sub(r"```.*?```", "", text, flags=re.S), re.M):
-        plain = re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", r"\1", heading)
-        anchors.add(re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-"))
+def anchors_of(path, own):
+    """Every anchor of a notebook or Markdown file: its headings, as JupyterLab and GitHub name them, and its ids; from
+    another notebook, its cells alone, since JupyterLab has drawn no heading yet when it opens one and goes there."""
+    cells = read(path).cells if path.suffix == ".ipynb" else []
+    anchors = {f"cell-id={cell.id}" for cell in cells}
+    if cells and not own:
+        return anchors
+    for text in [cell.source for cell in cells if cell.cell_type == "markdown"] or [path.read_text()]:
+        anchors |= page_of(text).ids
+        for heading in re.findall(r"^#+\s+(.*?)\s*$", re.sub(r"```.*?```", "", text, flags=re.S), re.M):
+            plain = re.sub(r"[*`]|\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+            anchors |= {plain.replace(" ", "-"), re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")}
     return anchors
 
 
@@ -182,7 +184,7 @@ def broken(path, links):
             yield f"{link}: no such file"
         elif not file.is_relative_to(ROOT):
             yield f"{link}: outside the repository"
-        elif anchor and anchor not in anchors_of(file):
+        elif anchor and anchor not in anchors_of(file, own=file == path):
             yield f"{link}: no such place in {file.name}"
 
 

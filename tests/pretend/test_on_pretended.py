@@ -210,7 +210,7 @@ def test_pictures_and_results_of_the_labs(machine, name, function):
             function(shards=n)
 
 
-@pytest.mark.parametrize("name", [name for name in labs.LABS if name != "ranks"])
+@pytest.mark.parametrize("name", [name for name in labs.LABS if name not in ("gates", "ranks")])
 @pytest.mark.parametrize("machine", [4], indirect=True)  # the pictures above are drawn on all
 def test_labs_through_their_states(machine, name):
     factory, draw, (start, *changes) = labs.LABS[name]

@@ -173,6 +173,16 @@ def test_of_many_the_last(pool):
     assert len(shown.gates) == left and min(lane.began for lane in shown.lanes) == 0
 
 
+def test_backward_is_said(pool):
+    def lesson(mesh):
+        x_ = mesh.copy(mesh.replicate(X.requires_grad_()))
+        mesh.all_reduce(x_ * x_).sum().backward()
+
+    pool.run(lesson)
+    assert repr(pool.timeline).split("\n")[2] == "rank 2: all_reduce, all_reduce, backward, returns"
+    assert "all_reduce, backward<" in pool.timeline._repr_html_()
+
+
 def test_groups_have_gates_of_their_own():
     def lesson(mesh):
         x_ = mesh["tp"].all_reduce(mesh["dp"].all_reduce(mesh.replicate(X)))

@@ -10,6 +10,7 @@ from shardlab.labs.lab01_split import split_picture
 from shardlab.labs.lab02_before_reduction import before_reduction_picture
 from shardlab.labs.lab03_tolerance import tolerance_picture
 from shardlab.labs.lab04_uneven import uneven_picture
+from shardlab.labs.lab13_gates import gates_picture
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the an
         lambda: uneven_picture(6, 4, "chunk"),
     ),
     "13": Question(
-        "Each of four ranks runs W = torch.randn(4, 4), with no seed set, then mesh.shard(W, dim=1). What happens?",
-        ("nothing special", "an error", "the shards are pieces of four different matrices"),
-        "the shards are pieces of four different matrices",
-        "No rank can see it, and nothing complains. In this lesson it is made to happen.",
+        "Four ranks meet in an all_reduce. One of them comes late. What do the other three have meanwhile?",
+        ("the sum of three, and later that of four", "an error", "nothing: they wait"),
+        "nothing: they wait",
+        "A collective is a gate that opens when the last one comes. Should it never come, they wait for ever, unless "
+        "someone looks after them.",
+        lambda: gates_picture(late=20),
     ),
 }
 

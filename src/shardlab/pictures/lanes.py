@@ -5,7 +5,7 @@ import math
 from shardlab.pictures import svg
 from shardlab.pictures.svg import CHAR, ON_COLOUR, badge, colour, hatch, line, path, rect, text
 
-WIDE, LEFT, RIGHT = 470, 72, 24  # the canvas; at its left the ranks' names, at its right the mark at the end of a lane
+WIDE, LEFT, RIGHT = 392, 64, 24  # the canvas; at its left the ranks' names, at its right the mark at the end of a lane
 LANE, GAP, ROW = 26, 14, 17  # the heights of a lane, of the room between two, and of a line of names
 WRONG = "#D55E00"
 
@@ -89,9 +89,9 @@ def _empty(bars, x):
 
 
 def _work(x, y, wide, rank, label):
-    label = label or "works"
+    label = label or ("works" if wide > 6 * CHAR else "")
     bar = rect(x, y, wide, LANE - 6, colour(rank))
-    return bar + (_inside(x, y, wide, label, fill=ON_COLOUR[rank % 4]))
+    return bar + _inside(x, y, wide, label, fill=ON_COLOUR[rank % 4])
 
 
 def _wait(x, y, wide, rank, label):

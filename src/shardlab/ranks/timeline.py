@@ -173,7 +173,7 @@ def name(visit):
     >>> name(Visit("all_reduce sum at lesson, line 3 of its cell", (0, 1), 1, 0.0))
     'all_reduce'
     """
-    return visit.what.split(" ")[0]
+    return visit.what.split(" ")[0] + ", backward" * visit.what.endswith(", backward")
 
 
 def picture(timeline, unit=1.0, said=""):
