@@ -17,6 +17,7 @@ lab_browser = pytest.importorskip(
 )
 
 import psutil  # noqa: E402
+from playwright.sync_api import sync_playwright  # noqa: E402
 
 from notebook_tools import LESSONS, ROOT, prose_cells, read  # noqa: E402
 
@@ -76,7 +77,7 @@ def wait_for(url, server, log):
 @pytest.fixture(scope="module")
 def page(address):
     """The browser as it comes up, on a laptop's screen."""
-    with lab_browser.shared_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=lab_browser.find_chromium(), args=lab_browser.CHROMIUM_FLAGS
         )
