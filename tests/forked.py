@@ -4,7 +4,7 @@
 
 The command starts this file, without anything imported. It asks the server, which has imported all that is needed, for
 a fork of itself, which becomes the program, with the environment, the folder and the streams of the command. Signals
-are passed on, and the command ends as the program does; where it is killed, so is the program, and what it started.
+are passed on, and the command ends as the program does; where it is killed, so is the program.
 
     python tests/forked.py -m torch.distributed.run …
 
@@ -71,7 +71,7 @@ def ask(name, program):
         answers = server.makefile()
         pid = int(answers.readline())
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, _: os.kill(pid, number))
+            signal.signal(number, lambda number, _: os.killpg(pid, number))
         return int(answers.readline() or 1)
 
 
@@ -97,7 +97,7 @@ def serve():
                 os.close(pidfd)
                 del held[connection]
             elif connection in ready or owner in ready:  # nobody is there any more
-                kill(pid)
+                os.kill(pid, signal.SIGKILL)
         if owner in ready and not held:
             return
         if listener in ready:
@@ -118,14 +118,6 @@ def tell(connection, number):
         connection.sendall(b"%d\n" % number)
 
 
-def kill(pid):
-    import psutil
-
-    for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
 # in the fork
 
 
@@ -137,7 +129,6 @@ def become(program, environment, folder, streams):
 
     status = 1
     try:
-        atexit._clear()  # what the parent wants to do at its end
         for fd, stream in enumerate(streams):
             os.dup2(stream, fd)
         os.closerange(3, 4096)
@@ -170,7 +161,7 @@ def unbuffered(fd):
 
 
 def run(program):
-    """`python *program`, where that is `-m module …` or `file …`."""
+    """`python *program`, where that is `-m module …`, `-c code …` or `file …`."""
     import runpy
 
     if program[0] == "-m":
@@ -180,6 +171,12 @@ def run(program):
             ranks_are_forks(int(program[program.index("--nproc-per-node") + 1]))
             del sys.modules[program[1]]  # which is about to run
         runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+    elif program[0] == "-c":
+        sys.argv[:] = ["-c", *program[2:]]
+        sys.path[0] = ""
+        code, main = compile(program[1], "<string>", "exec"), type(sys)("__main__")
+        sys.modules["__main__"] = main
+        exec(code, vars(main))
     else:
         sys.argv[:] = program
         sys.path[0] = os.path.dirname(os.path.abspath(program[0]))

@@ -20,6 +20,7 @@ import ranks_program
 import torch
 from torch.nn.functional import gelu
 
+import forked
 from shardlab import Mesh, Shards
 
 pytest.importorskip("cloudpickle")  # where torch is the system's
@@ -975,7 +976,7 @@ def stuck(mesh):
     sum(range(10**13))
 def healthy(mesh):
     return mesh.all_reduce(mesh.rank)
-print(*pool.pids, os.getppid(), pool.folder, flush=True)
+print(*pool.pids, os.getpid(), pool.folder, flush=True)
 try:
     pool.run(stuck, limit=1000)
 except KeyboardInterrupt as error:
@@ -987,23 +988,24 @@ except KeyboardInterrupt as error:
 
 @pytest.fixture
 def kernel(folder):
-    """Another process, in the middle of a collective; its ranks' pids and their folder."""
-    options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
-    process = subprocess.Popen([sys.executable, "-c", KERNEL, ""], env=os.environ | {"TMPDIR": str(folder)}, **options)
-    *pids, _, left = process.stdout.readline().split()
+    """Another process, in the middle of a collective: how it was started, the pid of itself and of its session, those
+    of its ranks, and their folder."""
+    options = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"TMPDIR": str(folder)}}
+    process = subprocess.Popen(forked.python("-c", KERNEL, ""), **options)
+    *family, pid, left = process.stdout.readline().split()
     time.sleep(0.5)
-    family = [int(pid) for pid in pids]
+    family = [int(pid) for pid in family]
     family.append(psutil.Process(family[0]).ppid())
-    yield process, family, left
+    yield process, int(pid), family, left
     process.kill()
     process.wait()
     process.stdout.close()
 
 
 def test_an_interrupt_in_the_middle_of_a_collective(kernel, record_property):
-    process, family, left = kernel
+    process, pid, family, left = kernel
     begin = time.perf_counter()
-    os.killpg(process.pid, signal.SIGINT)  # as Jupyter does: to all that the kernel started in its group
+    os.killpg(pid, signal.SIGINT)  # as Jupyter does: to all that the kernel started in its group
     assert process.stdout.readline() == "interrupted: all ranks were ended; the next run starts new ones [] False\n"
     record_property("interrupted after", f"{time.perf_counter() - begin:.2f} s")
     assert process.stdout.readline() == "[tensor(1), tensor(1)]\n"
@@ -1013,9 +1015,9 @@ def test_an_interrupt_in_the_middle_of_a_collective(kernel, record_property):
 
 @pytest.mark.parametrize("pause", [0.0, 0.01, 0.03])
 def test_an_interrupt_pressed_again_and_again(kernel, pause):
-    process, family, left = kernel
+    process, pid, family, left = kernel
     for _ in range(4):
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(pid, signal.SIGINT)
         time.sleep(pause)
     assert process.stdout.readline() == "interrupted: all ranks were ended; the next run starts new ones [] False\n"
     assert process.stdout.readline() == "[tensor(1), tensor(1)]\n"
@@ -1044,10 +1046,10 @@ def test_an_interrupt_counts_once_and_where_it_can(monkeypatch):
 
 
 def test_a_killed_kernel_leaves_nothing(kernel, record_property):
-    process, family, left = kernel
+    process, pid, family, left = kernel
     assert all(map(runs, family)) and os.path.exists(left)
     begin = time.perf_counter()
-    process.kill()
+    os.kill(pid, signal.SIGKILL)
     gone(family, left)
     record_property("all gone after", f"{time.perf_counter() - begin:.2f} s")
 
@@ -1059,24 +1061,24 @@ pool = ranks(2)
 if os.fork() == 0:  # as a worker of a DataLoader, which outlives its parent
     pool.close()
     time.sleep(60)
-print(*pool.pids, os.getppid(), pool.folder, flush=True)
+print(*pool.pids, os.getpid(), pool.folder, flush=True)
 print(pool.run(lambda mesh: mesh.all_reduce(mesh.rank)).shards, flush=True)
 time.sleep(1000)
 """
 
 
 def test_a_fork_of_the_kernel_neither_ends_its_ranks_nor_keeps_them(folder):
-    options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
-    process = subprocess.Popen([sys.executable, "-c", FORKED], env=os.environ | {"TMPDIR": str(folder)}, **options)
+    options = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | {"TMPDIR": str(folder)}}
+    process = subprocess.Popen(forked.python("-c", FORKED), **options)
+    *ranks, pid, left = process.stdout.readline().split()
     try:
-        *pids, _, left = process.stdout.readline().split()
         assert process.stdout.readline() == "[tensor(1), tensor(1)]\n"
-        children = psutil.Process(process.pid).children()
-        process.kill()
-        gone([int(pid) for pid in pids], left)
+        children = psutil.Process(int(pid)).children()
+        os.kill(int(pid), signal.SIGKILL)
+        gone([int(rank) for rank in ranks], left)
         assert len(children) == 2 and any(child.is_running() for child in children), "the fork is still there"
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(int(pid), signal.SIGKILL)
         process.wait()
         process.stdout.close()
 
@@ -1085,7 +1087,8 @@ def test_a_fork_of_the_kernel_neither_ends_its_ranks_nor_keeps_them(folder):
 def test_a_kernel_killed_while_its_fork_server_starts_leaves_nothing(folder, pause):
     program = "import shardlab.ranks as room; print(flush=True); room.ranks(2)"
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"TMPDIR": str(folder)}, **options)
+    command = forked.python("-c", program)
+    process = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(folder)}, **options)
     before = {*folder.iterdir()}
     process.stdout.readline()
     time.sleep(pause)
@@ -1164,7 +1167,7 @@ def test_process_groups_are_made_once_in_a_world(pool):
 def test_a_path_may_be_a_path():
     program = "import sys; from pathlib import Path; sys.path.append(Path('/nowhere'))\n"
     program += "from shardlab.ranks import ranks\nwith ranks(1) as pool:\n    print(pool.run(lambda mesh: mesh.size))"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[1]\n"
+    assert subprocess.run(forked.python("-c", program), capture_output=True, text=True).stdout == "[1]\n"
 
 
 def test_ranks_listen_on_loopback_alone_and_the_fork_server_nowhere(pool):
