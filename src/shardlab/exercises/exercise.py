@@ -6,7 +6,7 @@ from html import escape
 
 import torch
 
-from shardlab.exercises.traces import guarded, prints_once
+from shardlab.exercises.traces import guarded, on_the_cpu, prints_once
 from shardlab.exercises.verdict import UNSOLVED, Verdict, a_kind
 from shardlab.exercises.world import everyone
 
@@ -51,7 +51,7 @@ class Exercise:
     def judge(self, inspect):
         """Turn what happens into a verdict, the same on all ranks: a message, a `Wrong`, or any exception but a
         KeyboardInterrupt."""
-        with guarded(), torch.device("cpu"), prints_once():
+        with guarded(), on_the_cpu(), prints_once():
             try:
                 verdict = Verdict(self.name, True, None, inspect())
             except KeyboardInterrupt:

@@ -128,6 +128,7 @@ def slips(args, in_backward=False):
             yield mistake.name, mistake.why, partial(after, change)
     for mistake in of_inputs:
         for change in mistake.ways:
+            change = once(change)
             for chosen in some:
                 yield mistake.name, mistake.why, partial(before, change, chosen)
 
@@ -141,3 +142,22 @@ def before(change, chosen, answer):
         return answer(mesh, *[change(mesh, x_) if i in chosen else x_ for i, x_ in enumerate(inputs)])
 
     return slipped
+
+
+def once(function):
+    """This function of a mesh and values on it, worked out once for the same ones; an error it ends in comes again."""
+    known = {}
+
+    def remembered(*args):
+        key = tuple(map(id, args))
+        if key not in known:
+            try:
+                known[key] = args, function(*args), None
+            except Exception as error:
+                known[key] = args, None, error
+        _, value, error = known[key]
+        if error:
+            raise error
+        return value
+
+    return remembered

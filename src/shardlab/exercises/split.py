@@ -9,19 +9,14 @@ one that does as the answer does in every case is named.
 import torch
 
 from shardlab.exercises.exercise import Exercise, Wrong, seeded
+from shardlab.exercises.known import known
 from shardlab.exercises.looking import (
-    FORM,
-    GRADIENTS,
-    OWN,
-    ROAD,
     look_at_form,
     look_at_gradients,
     look_at_own,
     look_at_road,
     look_at_values,
 )
-from shardlab.exercises.numbers import all_close
-from shardlab.exercises.slips import LIKELY, slips
 from shardlab.exercises.verdict import UNSOLVED
 from shardlab.exercises.watch import Case, watch, watch_here
 from shardlab.exercises.world import everyone, world
@@ -71,7 +66,7 @@ class Split(Exercise):
         if step is None:
             return passed(gradients)
         finding = next(finding for finding in found if finding and finding.step == step)
-        name, why = self.known(finding, cases, seen) or (finding.mistake, "")
+        name, why = known(self, finding, cases, seen) or (finding.mistake, "")
         raise Wrong(name, f"{why} {finding.message}".strip())
 
     def cases(self):
@@ -109,69 +104,6 @@ class Split(Exercise):
             y.backward(case.cotangent)
             finding = look_at_gradients(case, seen, wanted, {arg: leaf.grad for arg, leaf in leaves.items()})
         return finding
-
-    def known(self, finding, cases, seen):
-        """(name, why) of what does as the answer did in every case: a mistake of this exercise, a slip in the right
-        answer, or a slip beside a mistake; None if nothing known does."""
-        step = finding.step
-        if step == FORM and all(s.trouble is None or s.trouble[0] != "an error" for s in seen):
-            return None
-        if step == OWN:
-            return None
-        table = [(mistake.name, mistake.why, way) for mistake in self.mistakes for way in mistake.ways]
-        if step == ROAD:
-            return next(filter(None, like(table, cases, seen, step)), None)
-        anywhere = list(slips(self.placing, step == GRADIENTS))
-        one = table + [(name, why, slip(self.right)) for name, why, slip in anywhere]
-        same, near = like(one, cases, seen, step)
-        if same or finding.mistake not in (None, "wrong shape"):
-            return same or near
-        likely = [slip for slip in anywhere if slip[0] in LIKELY]
-        two = ((name, f"{why} {other}", slip(way)) for name, why, slip in likely for _, other, way in table)
-        same, nearly = like(two, cases, seen, step)
-        return same or near or nearly
-
-
-def like(candidates, cases, seen, step):
-    """The first candidate that does as the answer does and communicates as it does, and the first that does the former
-    at all: (name, why), or None."""
-    near = None
-    for name, why, way in candidates:
-        same_road = True
-        for case, answered in zip(cases, seen, strict=True):
-            done = watch_here(way, case, step in (FORM, GRADIENTS))
-            if not alike(answered, done, step):
-                break
-            same_road = same_road and calls(answered.forward) == calls(done.forward)
-        else:
-            if same_road:
-                return (name, why), None
-            near = near or (name, why)
-    return None, near
-
-
-def alike(a, b, step):
-    """Did two answers do the same in one case, up to and with this step?"""
-    if a.trouble or b.trouble:
-        return a.trouble == b.trouble
-    if not all_close(a.values, b.values):
-        return False
-    if step >= ROAD and not (calls(a.forward) == calls(b.forward) and (a.flops, a.placed) == (b.flops, b.placed)):
-        return False
-    if step < GRADIENTS:
-        return True
-    return calls(a.backward) == calls(b.backward) and all(
-        all_close(flat(a.grads[arg]), flat(b.grads[arg])) for arg in a.grads
-    )
-
-
-def flat(grads):
-    """A list of gradients, where a plain argument has (leaf, gradient) pairs."""
-    return [grad for pair in grads for grad in (pair if isinstance(pair, tuple) else (pair,))]
-
-
-def calls(traffic):
-    return sorted((call.name, call.payload) for call in traffic)
 
 
 def passed(gradients):

@@ -41,6 +41,12 @@ def guarded():
             os.environ.update(environ)
 
 
+def on_the_cpu():
+    """New tensors are made on the CPU inside. (Torch's own context for it looks at every call: not where they are anyway.)"""
+    cpu = torch.device("cpu")
+    return contextlib.nullcontext() if torch.get_default_device() == cpu else cpu
+
+
 class Heard(io.TextIOBase):
     """What an answer prints, as far as anyone reads it.
 

@@ -83,10 +83,14 @@ def cut_off(tensor):
     return tensor.detach().requires_grad_(tensor.requires_grad) if isinstance(tensor, torch.Tensor) else tensor
 
 
-class MeshHere(WatchedMesh):
+class Here(Mesh):
     """All its shards are in this process, also where that is a rank of torchrun."""
 
     joined_world = staticmethod(lambda: 0)
+
+
+class MeshHere(WatchedMesh, Here):
+    """A watched one of these."""
 
 
 for each in (WatchedMesh, MeshHere):
