@@ -330,6 +330,11 @@ def padded_with_the_last_column(mesh, X, W):
     return mesh.all_gather(mesh.copy(X) @ W_, dim=1)[:, : W.shape[1]]
 
 
+def padded_with_nan(mesh, X, W):
+    W_ = mesh.shard(F.pad(W, (0, -W.shape[1] % mesh.size), value=torch.nan), dim=1)
+    return mesh.all_gather(mesh.copy(X) @ W_, dim=1)[:, : W.shape[1]]
+
+
 def with_extra(extra):
     def answer(mesh, X, W):
         N = W.shape[1]
@@ -355,6 +360,11 @@ def each_shard_padded(mesh, X, W):
     return mesh.all_gather(X @ Shards(own, mesh), dim=1)[:, : W.shape[1]]
 
 
+def wrapped_around(mesh, X, W):
+    N, n = W.shape[1], mesh.size
+    return mesh.all_gather(X @ mesh.shard(W[:, torch.arange(-(-N // n) * n) % N], dim=1), dim=1)
+
+
 def more_rows(mesh, W):
     return torch.cat([W, W.new_zeros(-W.shape[1] % mesh.size, W.shape[1])])
 
@@ -373,10 +383,16 @@ def padded_and_sliced_by_rank(mesh, X, W):
     return mesh.all_gather(y_, dim=1)[:, : W.shape[1]]
 
 
+def reduced_in_part(mesh, X, W):
+    y_ = X @ W
+    return torch.cat([mesh.all_reduce(y_[:, :1]), y_[:, 1:]], dim=1)
+
+
 COLUMN = {
     "a nonlinearity too many": [
         lambda mesh, X, W: F.gelu(mesh.all_gather(X.mm(W), -1)),
         lambda mesh, X, W: mesh.all_gather(torch.relu(X @ W), dim=1),
+        lambda mesh, X, W: mesh.all_gather(torch.softmax(X @ W, 1), dim=1),
         lambda mesh, X, W: mesh.all_gather(F.gelu(F.linear(X, W.T)), dim=1),
     ],
     "no gather": [lambda mesh, X, W: F.linear(X, W.T)],
@@ -430,6 +446,15 @@ COLUMN = {
         lambda mesh, X, W: mesh.broadcast(column_einsum(mesh, X, W)),
     ],
     "detached": [(GRAD, lambda mesh, X, W: mesh.all_gather((X @ W).detach(), dim=1))],
+    "numbers in other places": [lambda mesh, X, W: stacked(mesh, X, W).reshape(X.shape[0], -1)],
+    "cut once more": [lambda mesh, X, W: mesh.all_gather(X @ mesh.scatter(W, dim=1), dim=1)],
+    "gathered once too often": [lambda mesh, X, W: mesh.all_gather(mesh.all_gather(X @ W, dim=1), dim=1)],
+    "columns missing": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1)[:, 1:]],
+    "columns twice": [lambda mesh, X, W: mesh.all_gather((X @ W)[:, [0, 0]], dim=1)],
+    "a constant added": [lambda mesh, X, W: mesh.all_gather(X @ W + 1, dim=1)],
+    "a function too many": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).exp()],
+    "right on some shards alone": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1) * (mesh.rank == 0)],
+    "rows in another order": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).flip(0)],
 }
 ROW = {
     "a nonlinearity too many": [
@@ -474,6 +499,13 @@ ROW = {
         lambda mesh, X, W: mesh.all_gather(X.mm(W).unsqueeze(0), 0).sum(0),
     ],
     "detached": [(GRAD, lambda mesh, X, W: row_einsum(mesh, X.detach(), W))],
+    "parts not counted once": [lambda mesh, X, W: X @ W + row_einsum(mesh, X, W)],
+    "a part left out": [lambda mesh, X, W: mesh.all_reduce((mesh.rank > 0) * (X @ W))],
+    "another factor": [lambda mesh, X, W: mesh.all_reduce(X @ W) / mesh.size**0.5],
+    "an input in another order": [lambda mesh, X, W: mesh.all_reduce(X @ W.flip(0))],
+    "summed along a dim": [lambda mesh, X, W: mesh.all_reduce((X @ W).sum(0))],
+    "columns wrong in part": [reduced_in_part],
+    "gather on the wrong dim": [lambda mesh, X, W: mesh.all_gather(mesh.reduce_scatter(X @ W, dim=0), dim=1)],
 }
 ACTIVATE = {
     "nonlinearity before the reduction": [
@@ -542,6 +574,10 @@ BIAS = {
     "the baseline in disguise": [lambda mesh, X, W, b: whole_row_weight(mesh, X, W) + b],
     "reduced again in backward": [(GRAD, lambda mesh, X, W, b: mesh.copy(row_einsum(mesh, X, W) + b))],
     "extra communication": [(GRAD, lambda mesh, X, W, b: mesh.all_reduce(X @ W + mesh.copy(b) / mesh.size))],
+    "gradient off by a factor": [(GRAD, lambda mesh, X, W, b: mesh.all_reduce(X @ W) + 3 * b - 2 * b.detach())],
+    "a constant added": [lambda mesh, X, W, b: mesh.all_reduce(X @ W) + b.sum()],
+    "cut once more": [lambda mesh, X, W, b: mesh.all_reduce(X @ W) + mesh.scatter(b, dim=0)],
+    "shapes that do not align": [lambda mesh, X, W, b: mesh.all_reduce(X @ W) + b[:, None]],
 }
 SUM = {
     "ranks from 0": [
@@ -561,6 +597,12 @@ SUM = {
         ),
     ],
     "no weights": [lambda mesh, X: mesh.all_reduce(X.clone())],
+    "a weighted mean": [lambda mesh, X: mesh.all_reduce(X * (mesh.rank + 1)) * 2 / (mesh.size**2 + mesh.size)],
+    "another factor": [lambda mesh, X: mesh.all_reduce(X / (mesh.rank + 3))],
+    "other weights": [
+        lambda mesh, X: mesh.all_reduce(X * mesh.rank) + X,
+        lambda mesh, X: mesh.all_reduce(X / (mesh.rank + 1)),
+    ],
     "no reduce": [lambda mesh, X: X + X * mesh.rank],
     "weights after the sum": [lambda mesh, X: mesh.all_reduce(X) * (mesh.rank + 1)],
     "a gather where a reduce belongs": [lambda mesh, X: mesh.all_gather(X + X * mesh.rank, -1)],
@@ -602,6 +644,9 @@ EITHER_WIDTH = {
     "transposed W": [lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W.transpose(0, 1), dim=1), dim=1)],
     "cut by rows": [lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W, 0), 1)],
     "W not placed": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1)],
+    "columns missing": [lambda mesh, X, W: mesh.all_gather(X @ mesh.shard(W[:, :-1], dim=1), dim=1)],
+    "columns twice": [wrapped_around],
+    "columns too many": [lambda mesh, X, W: mesh.all_gather(X @ zero_padded(mesh, W), dim=1)[: W.shape[1]]],
     "W whole on every shard": [sliced_by_rank],
     "detached": [(GRAD, lambda mesh, X, W: padded_with_cat(mesh, X, W).detach())],
 }
@@ -629,6 +674,10 @@ PADDED = {
         (GRAD, lambda mesh, X, W: mesh.all_gather(X @ zero_padded(mesh, W), dim=1)[:, : W.shape[1]])
     ],
     "reduced again in backward": [(GRAD, lambda mesh, X, W: mesh.copy(padded_with_cat(mesh, X, W)))],
+    "copy of a cut tensor": [
+        (GRAD, lambda mesh, X, W: mesh.all_gather(mesh.copy(X) @ mesh.copy(zero_padded(mesh, W)), 1)[:, : W.shape[1]]),
+    ],
+    "not a number": [(GRAD, padded_with_nan)],
     "padding is not zero": [(GRAD, garbage_padded), (GRAD, padded_with_the_last_column)],
     "padding gets a gradient": [(GRAD, padding_in_the_mean)],
 }
@@ -729,7 +778,7 @@ def test_one_is_missing_and_an_int_is_no_set():
 
 
 def test_an_unknown_mistake_is_not_given_a_name():
-    verdict = exercises.row_linear.check(lambda mesh, X, W: mesh.all_reduce(X @ W) + 0.25)
+    verdict = exercises.row_linear.check(lambda mesh, X, W: mesh.all_reduce(X @ W).cos())
     assert verdict.mistake is None
     assert re.search(r"On 2 shards, shard 0 of the result has \S+ at \[\d, \d\] where \S+ is wanted", verdict.message)
     only_third = lambda mesh, X, W: mesh.all_reduce(X @ W) + 0.25 * (mesh.rank == 2)  # noqa: E731
@@ -806,11 +855,13 @@ NONSENSE = {
     "shards lost": [one_shard_lost],
     "wrong device": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).to("meta")],
     "wrong dtype": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).float()],
-    "wrong shape": [
-        lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).repeat(2, 1),
+    "rows twice": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).repeat(2, 1)],
+    "a dim too many": [
         lambda mesh, X, W: mesh.all_gather(X @ W, dim=1)[None],
-        lambda mesh, X, W: X[:0],
+        lambda mesh, X, W: mesh.all_gather((X @ W)[None], dim=0),
     ],
+    "a dim lost": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).max()],
+    "too small along dim 0": [lambda mesh, X, W: X[:0]],
     "not a number": [
         lambda mesh, X, W: mesh.all_gather(X @ W, dim=1) * torch.nan,
         lambda mesh, X, W: mesh.all_gather(X @ W, dim=1) / 0,
@@ -828,8 +879,6 @@ NONSENSE = {
 @pytest.mark.parametrize("mistake", NONSENSE)
 def test_no_answer_makes_a_check_raise(mistake, gradients):
     for answer in NONSENSE[mistake]:
-        if mistake == "arguments changed" and gradients:
-            continue  # autograd itself forbids it, with an error
         verdict = exercises.column_linear.check(answer, gradients=gradients)
         assert isinstance(verdict, Verdict)
         assert not verdict.passed
@@ -883,7 +932,7 @@ DEVICES = {
         lambda mesh, X: [t.device for t in mesh.replicate(X).shards],
         lambda mesh, X: mesh.devices,
     ],
-    "tensors, not strings": [lambda mesh, X: mesh.replicate(X).shards],
+    "tensors, not strings": [lambda mesh, X: mesh.replicate(X).shards, lambda mesh, X: (mesh.replicate(X) * 2).shards],
     "the type alone": [lambda mesh, X: [t.device.type for t in mesh.replicate(X).shards]],
     "one shard's device for all": [lambda mesh, X: [str(mesh.replicate(X).shards[0].device)] * mesh.size],
     "repr, not str": [lambda mesh, X: [repr(t.device) for t in mesh.replicate(X).shards]],
@@ -891,6 +940,8 @@ DEVICES = {
     "out of order": [lambda mesh, X: [str(device) for device in reversed(mesh.devices)]],
     "not placed": [lambda mesh, X: [str(device) for device in mesh.devices]],
     "only a piece on each shard": [lambda mesh, X: [str(t.device) for t in mesh.shard(X, dim=1).shards]],
+    "more than the device": [lambda mesh, X: [f"on {t.device}" for t in mesh.replicate(X).shards]],
+    "no return": [lambda mesh, X: print(mesh.replicate(X).device if 0 else "here")],
     "other devices": [lambda mesh, X: [f"gpu{r}" for r in range(mesh.size)]],
     "an error": [lambda mesh, X: mesh.replicate(X).device, lambda mesh, X: sys.exit()],
     UNSOLVED: [lambda mesh, X: None],
@@ -902,19 +953,36 @@ TOLERANCES = {
         lambda X, W, n: 1e-5 * (X @ W).abs(),
         lambda X, W, n: 1e-5 + 1.3e-6 * (X @ W).abs(),
         lambda X, W, n: 1e-3 * (X.double() @ W.double()).abs(),
+        lambda X, W, n: 1e-6 * X.shape[1] ** 0.5 * (X @ W).abs(),
+        lambda X, W, n: 1e-5 * (X @ W).abs().max(),
     ],
     "float64's eps": [
         lambda X, W, n: careful(X, W, n) * torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
     ],
-    "does not grow with K": [lambda X, W, n: 2.0**-23 * (X.abs() @ W.abs())],
-    "too tight": [lambda X, W, n: careful(X, W, n) / 4000, lambda X, W, n: -careful(X, W, n)],
+    "does not grow with K": [
+        lambda X, W, n: 2.0**-23 * (X.abs() @ W.abs()),
+        lambda X, W, n: 4 * n**0.5 * 2.0**-24 * (X.abs() @ W.abs()),
+        lambda X, W, n: 2.0**-20 * X.abs().max() * W.abs().max(),
+    ],
+    "does not grow with X": [lambda X, W, n: 1e-6 * X.shape[1]],
+    "shrinks with n": [lambda X, W, n: careful(X, W, n) / n**3],
+    "16 bits' u": [lambda X, W, n: careful(X, W, n) * 2**16, lambda X, W, n: careful(X, W, n) * 2**13],
+    "negative": [lambda X, W, n: -careful(X, W, n)],
+    "too tight": [lambda X, W, n: careful(X, W, n) / 4000],
     "too loose": [
-        lambda X, W, n: careful(X, W, n) * 1e5,
+        lambda X, W, n: careful(X, W, n) * 1e6,
         lambda X, W, n: float("inf"),
         lambda X, W, n: 0.01 * (X.abs() @ W.abs()),
     ],
     "not a number": [lambda X, W, n: float("nan")],
-    "not a tolerance": [lambda X, W, n: (1e-5, 1e-5), lambda X, W, n: X, lambda X, W, n: "1e-5", lambda X, W, n: 1j],
+    "not a tolerance": [
+        lambda X, W, n: True,
+        lambda X, W, n: X @ W > 0,
+        lambda X, W, n: (1e-5, 1e-5),
+        lambda X, W, n: X,
+        lambda X, W, n: "1e-5",
+        lambda X, W, n: 1j,
+    ],
     "arguments changed": [lambda X, W, n: X.abs_() @ W.abs_()],
     "an error": [lambda X, W, n: X @ X, lambda X, W, n: sys.exit()],
     UNSOLVED: [lambda X, W, n: None, raises(NotImplementedError)],
@@ -961,7 +1029,8 @@ def test_several_tolerances_are_right():
     norms = lambda X, W, n: 3 * X.shape[1] ** 0.5 * 2.0**-24 * X.norm(dim=1, keepdim=True) * W.norm(dim=0)  # noqa: E731
     worst_case = lambda X, W, n: X.shape[1] * 2.0**-24 * (X.abs() @ W.abs())  # noqa: E731
     one_number = lambda X, W, n: careful(X, W, n).max().item()  # noqa: E731
-    for answer in (norms, worst_case, one_number):
+    in_numpy = lambda X, W, n: careful(X, W, n).numpy()  # noqa: E731
+    for answer in (norms, worst_case, one_number, in_numpy):
         for _ in range(4):
             verdict = exercises.tolerance.check(answer)
             assert verdict.passed, verdict

@@ -138,7 +138,8 @@ WRONG_PLANS = {
     "not a plan": [[col(), row()], col(), "up", 3, lambda: None, {1: col()}],
     UNSOLVED: [None, ..., {}, {"up": ..., "down": ...}, {"up": col(), "down": None}],
     "not sharded": [{"up": Spy(), "down": Spy()}],
-    "an error": [{"up": SequenceParallel(), "down": row()}, {"up": Ends(), "down": row()}],
+    "sequence parallel": [{"up": SequenceParallel(), "down": row()}],
+    "an error": [{"up": Ends(), "down": row()}],
 }
 
 
@@ -338,6 +339,9 @@ WRONG_SUMS = {
         with_(lambda partial: torch.cat(gathered(partial))),
         with_(lambda partial: torch.stack(gathered(partial))),
     ],
+    "parts not counted once": [lambda partial: by_a_function(partial) + partial],
+    "a part left out": [with_(lambda partial: reduced(partial * dist.get_rank()))],
+    "rounded on the way": [with_(lambda partial: reduced(partial.float()).double())],
     "one rank alone has the sum": [with_(to_the_first)],
     "other collectives": [with_(lambda partial: sum(gathered(partial))), lambda p: sum(differentiable.all_gather(p))],
     "no return": [forgotten],
@@ -355,7 +359,9 @@ WRONG_SUMS = {
     "wrong signature": [lambda: None, lambda mesh, partial: None],
     "not a function": [3, "g"],
     UNSOLVED: [None, ..., lambda partial: None, lambda partial: ..., raises(NotImplementedError("later"))],
-    None: [lambda partial: by_a_function(partial) + 1, with_(reduced, lambda grad: -grad)],
+    "product for sum": [with_(lambda partial: reduced(partial, op=dist.ReduceOp.PRODUCT))],
+    "backward is not the identity": [with_(reduced, lambda grad: -grad)],
+    None: [lambda partial: by_a_function(partial) + 1],
 }
 
 

@@ -6,7 +6,7 @@ from html import escape
 
 import torch
 
-from shardlab.exercises.traces import guarded, on_the_cpu, prints_once
+from shardlab.exercises.traces import guarded, on_the_cpu, printed, prints_once
 from shardlab.exercises.verdict import UNSOLVED, Verdict, a_kind
 from shardlab.exercises.world import everyone
 
@@ -70,6 +70,8 @@ class Exercise:
         return f"{self.name}({', '.join(self.takes)})"
 
     def unsolved(self, answer=None):
+        if answer is not None and printed.get(None):
+            return Wrong("no return", "The function prints and returns nothing: `return` what it prints.")
         name = getattr(answer, "__name__", self.name)
         body = f"the body of {name}({', '.join(self.takes)}), ending in a `return`"
         return Wrong(UNSOLVED, f"Write {body}, and run the cell again.")

@@ -13,6 +13,8 @@ from shardlab.exercises.numbers import all_close
 from shardlab.exercises.slips import LIKELY, once, slips
 from shardlab.exercises.watch import PLACE, Here, watch_here
 
+NONE, OTHERS, SAME_NAMES, SAME_CALLS = range(4)  # the collectives of an answer, beside those of another
+
 
 def known(exercise, finding, cases, seen):
     """(name, why) of what does as the answer did in every case: a mistake of this exercise, a slip in the right
@@ -23,16 +25,14 @@ def known(exercise, finding, cases, seen):
     table = [(mistake.name, mistake.why, once(way)) for mistake in exercise.mistakes for way in mistake.ways]
     like = Like(cases, seen, step)
     if step == ROAD:
-        return next(filter(None, like.first(table)), None)
+        return like.nearest(table)[1]
     anywhere, right = list(slips(exercise.placing, step == GRADIENTS)), once(exercise.right)
-    same, near = like.first(table + [(name, why, slip(right)) for name, why, slip in anywhere])
-    if same or finding.mistake not in (None, "wrong shape"):
-        return same or near
+    road, one = like.nearest(table + [(name, why, slip(right)) for name, why, slip in anywhere])
+    if road == SAME_CALLS or finding.mistake not in (None, "wrong shape"):
+        return one
     likely = [slip for slip in anywhere if slip[0] in LIKELY]
-    same, nearly = like.first(
-        (name, f"{why} {other}", slip(way)) for name, why, slip in likely for _, other, way in table
-    )
-    return same or near or nearly
+    both = ((name, f"{why} {other}", slip(way)) for name, why, slip in likely for _, other, way in table)
+    return like.nearest(both, road)[1] or one
 
 
 class Like:
@@ -43,24 +43,24 @@ class Like:
         self.mesh = Here(cases[0].n)
         self.given = [PLACE[cases[0].placing[name]](self.mesh, tensor) for name, tensor in cases[0].tensors.items()]
 
-    def first(self, candidates):
-        """The first candidate that does as the answer does and communicates as it does, and the first that does the
-        former at all: (name, why), or None."""
-        near = None
+    def nearest(self, candidates, beyond=NONE):
+        """Of the candidates that do as the answer does in every case, the first that comes nearest to its
+        communication: how near, and (name, why). None if no one comes nearer than `beyond`."""
+        best, found = beyond, None
         for name, why, way in candidates:
             if not self.may_be(way):
                 continue
-            same_road = True
+            near = SAME_CALLS
             for case, answered in zip(self.cases, self.seen, strict=True):
                 done = watch_here(way, case, self.step in (FORM, GRADIENTS))
-                same_road = same_road and calls(answered.forward) == calls(done.forward)
-                if near and not same_road or not alike(answered, done, self.step):
+                near = min(near, road(answered, done, self.step))
+                if near <= best or not alike(answered, done, self.step):
                     break
             else:
-                if same_road:
-                    return (name, why), None
-                near = near or (name, why)
-        return None, near
+                best, found = near, (name, why)
+                if best == SAME_CALLS:
+                    break
+        return best, found
 
     @torch.no_grad()
     def may_be(self, way):
@@ -83,11 +83,16 @@ def alike(a, b, step):
         return False
     if step >= ROAD and not (calls(a.forward) == calls(b.forward) and (a.flops, a.placed) == (b.flops, b.placed)):
         return False
-    if step < GRADIENTS:
-        return True
-    return calls(a.backward) == calls(b.backward) and all(
-        all_close(flat(a.grads[arg]), flat(b.grads[arg])) for arg in a.grads
-    )
+    return step < GRADIENTS or all(all_close(flat(a.grads[arg]), flat(b.grads[arg])) for arg in a.grads)
+
+
+def road(a, b, step):
+    """How near the communication of one answer is to another's."""
+    phases = ("forward", "backward") if step == GRADIENTS else ("forward",)
+    ours, theirs = ([call for phase in phases for call in calls(getattr(each, phase))] for each in (a, b))
+    if ours == theirs:
+        return SAME_CALLS
+    return SAME_NAMES if [name for name, _ in ours] == [name for name, _ in theirs] else OTHERS
 
 
 def flat(grads):

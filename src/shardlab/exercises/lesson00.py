@@ -20,6 +20,14 @@ SUM_MISTAKES = [
         lambda mesh, X: mesh.all_reduce((mesh.rank + 2) * X),
     ),
     Mistake(
+        "other weights",
+        "The weights wanted are 1, 2, …, n, one a shard, and these are others.",
+        lambda mesh, X: mesh.all_reduce((mesh.rank + 1) ** 2 * X),
+        lambda mesh, X: mesh.all_reduce(X / (mesh.rank + 1)),
+        lambda mesh, X: mesh.all_reduce((2 * mesh.rank + 1) * X),
+        lambda mesh, X: mesh.all_reduce(mesh.rank * X) + X,
+    ),
+    Mistake(
         "no weights",
         "Every shard adds the same X: the line does not depend on the rank yet. See mesh.rank.",
         lambda mesh, X: mesh.all_reduce(X),
@@ -51,6 +59,11 @@ SUM_MISTAKES = [
         "mesh.ranks is the list of the ranks that are here; mesh.rank is each shard's own number, a Shards.",
         lambda mesh, X: mesh.all_reduce((mesh.ranks + 1) * X),
         lambda mesh, X: mesh.all_reduce((1 + mesh.ranks) * X),
+    ),
+    Mistake(
+        "a weighted mean",
+        "The weights are made to add up to 1, which gives X again; the sum itself is wanted.",
+        lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * X) / (mesh.size * (mesh.size + 1) / 2),
     ),
     *mistakes.of_a_sum((lambda mesh, X: (mesh.rank + 1) * X, lambda y_, X: y_)),
     Mistake(
@@ -96,6 +109,7 @@ class ReportDevices(Exercise):
         Mistake("repr, not str", "repr(device) is how torch writes the object: str(device) gives the text."),
         Mistake("devices, not strings", "These are torch.device objects: str(device) gives the text."),
         Mistake("each device once", "Each device is named once, and one string a shard is wanted."),
+        Mistake("more than the device", "The devices are there, with other words around: str(device) alone is wanted."),
         Mistake("out of order", "The strings are right and their order is not: shard 0 first, then shard 1, …"),
         Mistake("not placed", "The list is right, but X was never placed: ask the shards of mesh.replicate(X)."),
         Mistake("only a piece on each shard", "X was cut, and all of it is wanted on every shard."),
@@ -167,6 +181,8 @@ class ReportDevices(Exercise):
                 return "one shard's device for all"
             if len(got) < len(want) and sorted(got) == sorted(set(want)):
                 return "each device once"
+            if len(got) == len(want) and all(name in line for name, line in zip(want, got, strict=True)):
+                return "more than the device"
             return "out of order" if sorted(got) == sorted(want) else "other devices"
         if not mesh.placed:
             return "not placed"
@@ -184,18 +200,15 @@ class OnCards(WatchedMesh):
         self.devices = [torch.device("cuda", index) for index in range(2)]
 
     def _place(self, source, pieces):
-        placed = [piece.detach().clone().as_subclass(OnCard) for piece in pieces]
-        for tensor, device in zip(placed, self.devices, strict=True):
-            tensor.card = device
-        return Shards(placed, self)
+        kinds = map(on_card, self.devices)
+        return Shards(
+            [piece.detach().clone().as_subclass(kind) for piece, kind in zip(pieces, kinds, strict=True)], self
+        )
 
 
-class OnCard(torch.Tensor):
-    """A tensor that says that it is on the device `card`."""
-
-    @property
-    def device(self):
-        return self.card
+def on_card(card):
+    """The class of tensors, and of all that torch makes of them, that say that they are on the device `card`."""
+    return type("OnCard", (torch.Tensor,), {"device": property(lambda tensor: card)})
 
 
 def mixed(devices):

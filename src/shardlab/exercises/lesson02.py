@@ -99,6 +99,7 @@ BIAS_MISTAKES = [
         "bias subtracted",
         "b is subtracted.",
         lambda mesh, X, W, b: mesh.all_reduce(X @ W) - b,
+        lambda mesh, X, W, b: mesh.all_reduce(X @ W - b),
     ),
     Mistake(
         "a fraction of the bias",

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from numbers import Real
 
+import numpy
 import torch
 
 from shardlab.exercises.exercise import Exercise, Mistake, Wrong, brief_error, seeded
+from shardlab.exercises.habits import habit
 from shardlab.exercises.limits import run
 from shardlab.exercises.verdict import a_kind
 
@@ -47,6 +49,19 @@ class Tolerance(Exercise):
             "does not grow with K",
             "It grows with the terms, but not with their number: K roundings add up.",
         ),
+        Mistake(
+            "does not grow with X",
+            "Rounding is relative: where the numbers are larger, its errors are larger by as much.",
+        ),
+        Mistake(
+            "shrinks with n",
+            "However many partial sums there are, K products are added, with about as many roundings.",
+        ),
+        Mistake(
+            "16 bits' u",
+            "The split is computed in float32, whose unit roundoff is 2**-24; this one is of a type with 16 bits.",
+        ),
+        Mistake("negative", "An error has no sign here: it is held against the tolerance by its size."),
         Mistake("too tight", "A right split is rejected."),
         Mistake("too loose", "A wrong result passes."),
     ]
@@ -69,11 +84,13 @@ class Tolerance(Exercise):
             rights, wrongs = (sum(len(group) for group in groups) for groups in zip(*map(counted, trials), strict=True))
             return f"Right: all of {rights} right results pass, and all of {wrongs} wrong ones fail."
         side, numbers = found
-        name = habit(side, trials, tolerances) or side
+        name, more = side, ""
         if side == "too tight" and judge(trials, [tol * FLOAT64_FOR_FLOAT32 for tol in tolerances]) is None:
             name = "float64's eps"
+        else:
+            name, more = habit(side, trials, tolerances, lambda trial: self.ask(answer, trial)) or (side, "")
         why = next(mistake.why for mistake in self.mistakes if mistake.name == name)
-        raise Wrong(name, f"{why} {numbers}")
+        raise Wrong(name, f"{why} {more}{numbers}")
 
     def ask(self, answer, trial):
         """The answer's tolerance for one trial, as a float64 tensor of the shape of y."""
@@ -90,9 +107,13 @@ class Tolerance(Exercise):
             raise self.unsolved(answer)
         if not (torch.equal(X, trial.X) and torch.equal(W, trial.W)):
             raise Wrong("arguments changed", "X or W was changed in place: make a new value.")
-        if not isinstance(tol, (Real, torch.Tensor)):
+        if isinstance(tol, numpy.ndarray) and tol.dtype.kind in "fiu":
+            tol = torch.from_numpy(tol.copy())
+        if isinstance(tol, bool) or not isinstance(tol, (Real, torch.Tensor)):
             raise Wrong("not a tolerance", f"A number or a tensor is wanted, and this is {a_kind(tol)}.")
-        if isinstance(tol, torch.Tensor) and (tol.is_complex() or not fits(tol, trial.exact)):
+        if isinstance(tol, torch.Tensor) and (
+            tol.is_complex() or tol.dtype == torch.bool or not fits(tol, trial.exact)
+        ):
             shapes = f"{list(tol.shape)}, {tol.dtype}, where y is {list(trial.exact.shape)}"
             raise Wrong("not a tolerance", f"The tensor does not fit y: it is {shapes}.")
         tol = torch.as_tensor(tol, device="cpu").detach().double().expand(trial.exact.shape)
@@ -131,34 +152,6 @@ def judge(trials, tolerances):
                 here = f"off by up to {error.max():.2g} and never leaves the tolerance, {tol.max():.2g} at most"
                 return "too loose", f"With {trial.what} the result with {what} is {here}."
     return None
-
-
-def habit(side, trials, tolerances):
-    """What a tolerance that fails depends on, as the name of the mistake; None if on nothing that is known."""
-    everywhere = torch.cat([tol.flatten() for tol in tolerances])
-    if constant(everywhere):
-        return "a fixed number"
-    y = torch.cat([trial.exact.flatten().abs() for trial in trials])
-    size = torch.cat([terms(trial).flatten() for trial in trials])
-    sure = (y > 0.01 * size) & (everywhere > 0)  # where y does not cancel, so that float32 has it right, too
-    if not sure.any():
-        return None
-    line = torch.stack([torch.ones_like(y), y], 1)[sure] / everywhere[sure, None]
-    fit = torch.linalg.lstsq(line, torch.ones_like(line[:, :1])).solution
-    if (line @ fit - 1).abs().max() < 1e-2 and fit[1] > 0:  # tol = a + b|y|
-        return "relative to |y|"
-    if side == "too tight" and constant(everywhere / size):
-        return "does not grow with K"
-    return None
-
-
-def constant(values):
-    return bool((values.max() - values.min()).abs() <= 1e-4 * values.abs().max())
-
-
-def terms(trial):
-    """|X| @ |W|: how large the terms of each sum are, whatever y is."""
-    return trial.X.double().abs() @ trial.W.double().abs()
 
 
 def make_trials(random):

@@ -204,6 +204,7 @@ PADDED_MISTAKES = [
         by_padding(lambda N, n: n),
         by_padding(lambda N, n: n - 1),
         by_padding(lambda N, n: n + -N % n),
+        by_padding(lambda N, n: -N % 8),
     ),
     mistakes.missing_backward(
         lambda mesh, X, W: mesh.all_gather(X @ padded(mesh, W), dim=1)[:, : W.shape[1]],
@@ -213,6 +214,11 @@ PADDED_MISTAKES = [
         lambda mesh, X, W: mesh.copy(mesh.all_gather(mesh.copy(X) @ padded(mesh, W), dim=1))[:, : W.shape[1]],
         lambda mesh, X, W: mesh.copy(mesh.all_gather(mesh.copy(X) @ padded(mesh, W), dim=1)[:, : W.shape[1]]),
         lambda mesh, X, W: mesh.copy(mesh.all_gather(X @ padded(mesh, W), dim=1)[:, : W.shape[1]]),
+    ),
+    mistakes.copy_of_a_cut_tensor(
+        lambda mesh, X, W: mesh.all_gather(mesh.copy(X) @ mesh.copy(padded(mesh, W)), dim=1)[:, : W.shape[1]],
+        lambda mesh, X, W: mesh.all_gather(X @ mesh.copy(padded(mesh, W)), dim=1)[:, : W.shape[1]],
+        lambda mesh, X, W: mesh.all_gather(mesh.copy(X @ padded(mesh, W)), dim=1)[:, : W.shape[1]],
     ),
     Mistake(
         "padding is not zero",

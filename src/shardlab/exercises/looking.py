@@ -1,12 +1,12 @@
 """What a check looks at, step by step: did the answer give a result, is it right, does it come of each shard's own
 pieces, by the road that is wanted, and are the gradients right? Each step returns a `Finding`, or None."""
 
-import re
 from dataclasses import dataclass
 
 import torch
 
 from shardlab.exercises.alone import differs_alone
+from shardlab.exercises.misfits import misfit
 from shardlab.exercises.numbers import close, rounded, worst
 from shardlab.exercises.world import world
 
@@ -20,6 +20,7 @@ class Finding:
     step: int
     mistake: str | None
     message: str
+    otherwise: tuple | None = None  # (mistake, why) where nothing known does the same
 
 
 def look_at_form(case, seen):
@@ -30,37 +31,6 @@ def look_at_form(case, seen):
         return Finding(FORM, mistake, message)
     name, hint = misfit(message, case) or (mistake, "")
     return Finding(FORM, name, f"{hint}On {seen.where or shards(case.n)} it ends in {message}")
-
-
-def misfit(error, case):
-    """(name, hint) for a product whose shapes do not fit, by torch's own message; None for any other error."""
-    if "mul(" in error and "must match the size" in error and "matmul(" not in error:
-        return "elementwise product", "The sign * multiplies element by element; the matrix product is X @ W. "
-    found = re.search(r"cannot be multiplied \((\d+)x(\d+) and (\d+)x(\d+)\)", error)
-    if not found:
-        return None
-    a, b, c, d = map(int, found.groups())
-    X = case.tensors["X"].shape[1]
-    share = X if case.placing["X"] == "replicated" else X // case.n  # the columns and rows that are to meet
-    sides = f"{b} columns on the left meet {c} rows on the right, and {share} are to meet {share}"
-    if {b, c} == {share, share * case.n}:
-        hint = (
-            "One side is n times too large where they meet: it looks gathered before the product. Multiply the pieces"
-        )
-        return "gathered before the product", f"{hint}, and communicate the result: {sides}. "
-    if b == d or a == c:
-        which, fits = ("second", f"[{a}, {b}] @ [{d}, {c}]") if b == d else ("first", f"[{b}, {a}] @ [{c}, {d}]")
-        which = "one of the two" if b == d and a == c else f"the {which} one"
-        linear = " (F.linear transposes its weight by itself, and W here is [in, out])" if "linear(" in error else ""
-        return "transposed", f"The shapes look transposed: with {which} transposed they would fit, {fits}{linear}. "
-    if a == d:
-        return "transposed", f"The shapes look exchanged: [{c}, {d}] @ [{a}, {b}] would fit, which is X @ W. "
-    if max(b, c) == share:
-        return (
-            "cut along the wrong dim",
-            f"One side is too small where they meet: along which dim was it cut? {sides}. ",
-        )
-    return "an error", f"The shapes do not fit: {sides}. "
 
 
 def look_at_values(case, seen, y):
@@ -141,7 +111,7 @@ def look_at_gradients(case, seen, wanted, grads):
         for rank, (piece, want) in enumerate(zip(got, pieces, strict=True)):
             if not close(piece, want):
                 numbers = f"the gradient of {arg} on shard {rank} {worst(piece, want)}"
-                return Finding(GRADIENTS, None, f"{where}, but {numbers}.")
+                return Finding(GRADIENTS, None, f"{where}, but {numbers}.", factor(arg, piece, want, case.n))
         if case.placing[arg] == "plain" and (finding := look_at_padding(where, *padding)):
             return finding
     sent, least = wire(seen.backward), wire(wanted.backward)
@@ -153,8 +123,21 @@ def look_at_gradients(case, seen, wanted, grads):
     return None
 
 
+def factor(arg, got, want, n):
+    """A gradient that is a multiple of the right one, as (mistake, why); None for any other."""
+    if not got.isfinite().all():
+        return (
+            "not a number",
+            f"The gradient of {arg} holds nan or inf, as if the padding did.",
+        )
+    k = round(((got * want).sum() / (want * want).sum()).item(), 9)
+    if not close(got, k * want):
+        return None
+    return "gradient off by a factor", f"The gradient of {arg} is {k:.3g} times what it should be, on {shards(n)}."
+
+
 def look_at_padding(where, value, grad):
-    if value > 0:
+    if value != 0:  # nan, too
         message = f"the padding holds values up to {value:.3g}: pad with zeros, so that it can add nothing to any sum"
         return Finding(GRADIENTS, "padding is not zero", f"{where}, but {message}.")
     if grad > 0:
@@ -179,7 +162,7 @@ def columns(W, leaves):
     copies = min(map(len, found))
     beyond += [each for column in found for each in column[copies:]]
     grads = [torch.stack([column[copy][1] for column in found], 1) for copy in range(copies)]
-    return grads, [max((each[i].abs().max().item() for each in beyond), default=0.0) for i in range(2)]
+    return grads, [torch.cat([torch.zeros(1), *[each[i] for each in beyond]]).abs().max().item() for i in range(2)]
 
 
 def cut(tensor, placing, n):

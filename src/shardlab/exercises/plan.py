@@ -65,6 +65,11 @@ class DtensorPlan(OnRanks):
             "Between the layers the columns are gathered, only to be cut again: gelu works on each column alone, "
             "and the row split takes the columns as they are.",
         ),
+        Mistake(
+            "sequence parallel",
+            "SequenceParallel is for what lies between the split layers, such as a norm: it cuts x along the sequence, "
+            "and leaves the weights whole.",
+        ),
         Mistake("no reduction", "Each rank keeps its own partial sum, since the output is left `Partial()`."),
         Mistake("only a slice of the output", "The output is left cut (`Shard`), and every rank wants all of it."),
         Mistake("input taken for a shard", "x is the same on every rank, and the plan takes it for a piece of x."),
@@ -243,6 +248,8 @@ def habit(styles, seen):
     if len(styles) < len(LAYERS):
         return "a layer left out"
     kinds = [style_of(styles[layer]) for layer in LAYERS]
+    if "sequence" in kinds:
+        return "sequence parallel"
     if kinds != ["column", "row"]:
         known = {"row column": "layers exchanged", "column column": "both column-wise", "row row": "both row-wise"}
         return known.get(" ".join(kinds))
@@ -257,9 +264,9 @@ def habit(styles, seen):
 
 
 def style_of(style):
-    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel
 
-    kinds = {"column": ColwiseParallel, "row": RowwiseParallel}
+    kinds = {"column": ColwiseParallel, "row": RowwiseParallel, "sequence": SequenceParallel}
     return next((name for name, kind in kinds.items() if isinstance(style, kind)), "another")
 
 

@@ -5,8 +5,9 @@ import warnings
 
 import torch
 
+from shardlab.exercises.clues import how_often
 from shardlab.exercises.exercise import Mistake, Wrong
-from shardlab.exercises.numbers import close, worst
+from shardlab.exercises.numbers import close, rounded, worst
 from shardlab.exercises.real_ranks import Collectives, OnRanks, normal, told
 from shardlab.exercises.traces import Heard
 from shardlab.exercises.verdict import UNSOLVED
@@ -28,11 +29,13 @@ class ReduceFromRegion(OnRanks):
         Mistake("no reduction", "Each rank returns its own partial sum, and nobody has added them up."),
         Mistake("mean for sum", "This is the mean over the ranks; the partial sums are to be added."),
         Mistake("max for sum", "This is the maximum over the ranks; the partial sums are to be added."),
+        Mistake("product for sum", "This is the product over the ranks; the partial sums are to be added."),
         Mistake("reducing twice", "The sum is over the ranks once more, and so n times too large."),
         Mistake(
             "a gather where a reduce belongs",
             "The partial sums are put side by side; each has the full size already, and they are to be added.",
         ),
+        Mistake("rounded on the way", "The sum is right but for its last digits, as after a dtype with fewer of them."),
         Mistake("one rank alone has the sum", "Every rank goes on with the sum, so every rank needs it."),
         Mistake("other collectives", "The sum is right, but one all_reduce gives it."),
         Mistake(
@@ -59,6 +62,10 @@ class ReduceFromRegion(OnRanks):
         Mistake(
             "gradient n times too small",
             "The sum is right, but backward divides by n: each rank wants the gradient as it arrives.",
+        ),
+        Mistake(
+            "backward is not the identity",
+            "The sum is right, but its backward makes something else of the gradient that it gets: it is to return it.",
         ),
         Mistake(
             "communication in backward",
@@ -174,12 +181,18 @@ def look_at_value(n, case, seen):
         "no reduction": partials,
         "mean for sum": [want / n] * n,
         "max for sum": [torch.stack(partials).amax(0)] * n,
+        "product for sum": [torch.stack(partials).prod(0)] * n,
         "reducing twice": [want * n] * n,
     }
     for name, values in known.items():
         if all(map(close, ys, values)):
             return name, numbers + recorded
-    return ("one rank alone has the sum" if right.count(True) == 1 else None), numbers + recorded
+    if right.count(True) == 1:
+        return "one rank alone has the sum", numbers + recorded
+    name, why = how_often(partials, want, ys, "rank") or (None, "")
+    if all(map(rounded, ys, [want] * n)):
+        name = "rounded on the way"
+    return name, f"{why} {numbers}{recorded}".strip()
 
 
 def look_at_calls(n, case, seen):
@@ -201,7 +214,8 @@ def look_at_gradients(n, case, seen):
                 recorded = f"The record of backward shows {told(each['backward'])}, and none is wanted."
                 numbers = f"On rank {rank} of {n}, with partial = X @ W, the gradient of {name} {worst(got, want)}."
                 known = {"gradient n times too large": want * n, "gradient n times too small": want / n}
-                mistake = next((mistake for mistake, value in known.items() if close(got, value)), None)
+                other = "backward is not the identity"
+                mistake = next((mistake for mistake, value in known.items() if close(got, value)), other)
                 return mistake, f"{numbers} {recorded}"
         if each["backward"]:
             return "communication in backward", f"On rank {rank} its record shows {told(each['backward'])}."

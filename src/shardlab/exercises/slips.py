@@ -5,14 +5,13 @@ answer to every exercise, and stands beside each mistake of its table too: two s
 """
 
 from functools import partial
-from itertools import combinations
 
 import torch
 from torch.nn import functional as F
 
 from shardlab.exercises.exercise import Mistake
 
-NONLINEAR = (F.gelu, F.relu, torch.tanh, torch.sigmoid)
+NONLINEAR = (F.gelu, F.relu, torch.tanh, torch.sigmoid, torch.abs, partial(torch.softmax, dim=-1))
 
 OF_AN_INPUT = [  # change(mesh, x_)
     Mistake(
@@ -38,6 +37,18 @@ OF_AN_INPUT = [  # change(mesh, x_)
         lambda mesh, x_: mesh.rank * x_,
     ),
     Mistake(
+        "cut once more",
+        "An input was cut over the shards again before the product: each shard goes on with a piece of its own piece.",
+        lambda mesh, x_: mesh.scatter(x_, dim=1),
+        lambda mesh, x_: mesh.scatter(x_, dim=0),
+    ),
+    Mistake(
+        "an input in another order",
+        "The rows or the columns of an input are in another order than they came.",
+        lambda mesh, x_: x_.flip(0),
+        lambda mesh, x_: x_.flip(-1),
+    ),
+    Mistake(
         "transposed",
         "An input was transposed before the product.",
         lambda mesh, x_: x_.t(),
@@ -49,6 +60,7 @@ OF_THE_RESULT = [  # change(mesh, y_)
         "Every number is n times what it should be, n being the number of shards: something that every shard has "
         "already was added up over the shards, or multiplied by mesh.size.",
         lambda mesh, y_: y_ * mesh.size,
+        lambda mesh, y_: mesh.all_reduce(y_),
     ),
     Mistake(
         "n times too small",
@@ -89,11 +101,24 @@ OF_THE_RESULT = [  # change(mesh, y_)
         lambda mesh, y_: mesh.scatter(y_, dim=0),
     ),
     Mistake(
+        "gathered once too often",
+        "Every shard had the whole result already: to gather it again puts n copies of it side by side.",
+        lambda mesh, y_: mesh.all_gather(y_, dim=1),
+        lambda mesh, y_: mesh.all_gather(y_, dim=0),
+    ),
+    Mistake(
         "summed along a dim",
         "The result was summed along one of its dims, which is no sum over shards.",
         lambda mesh, y_: y_.sum(0),
         lambda mesh, y_: y_.sum(1),
         lambda mesh, y_: y_.sum(),
+    ),
+]
+OF_WHAT_IS_MOVED = [  # change(mesh, x_), where x_ goes into a collective
+    Mistake(
+        "a nonlinearity too many",
+        "A nonlinearity was applied to what each shard has, before it was communicated, and none is wanted there.",
+        *[lambda mesh, x_, f=f: f(x_) for f in NONLINEAR],
     ),
 ]
 IN_BACKWARD_OF_AN_INPUT = [
@@ -118,14 +143,17 @@ LIKELY = {"reduced before the product", "n times too large", "reduced again in b
 
 def slips(args, in_backward=False):
     """Every (name, why, slip), where slip(answer) is that answer with the slip in it. `args` are its inputs' names."""
-    of_inputs, of_result = (OF_AN_INPUT, OF_THE_RESULT)
+    of_inputs, of_result, of_moved = (OF_AN_INPUT, OF_THE_RESULT, OF_WHAT_IS_MOVED)
     if in_backward:
-        of_inputs, of_result = (IN_BACKWARD_OF_AN_INPUT, IN_BACKWARD_OF_THE_RESULT)
+        of_inputs, of_result, of_moved = (IN_BACKWARD_OF_AN_INPUT, IN_BACKWARD_OF_THE_RESULT, [])
     places = range(len(args))
-    some = [set(chosen) for size in places for chosen in combinations(places, size + 1)]
+    some = [*({place} for place in places), *({*places[:size]} for size in range(2, len(args) + 1))]
     for mistake in of_result:
         for change in mistake.ways:
             yield mistake.name, mistake.why, partial(after, change)
+    for mistake in of_moved:
+        for change in mistake.ways:
+            yield mistake.name, mistake.why, partial(on_the_way, change)
     for mistake in of_inputs:
         for change in mistake.ways:
             change = once(change)
@@ -135,6 +163,26 @@ def slips(args, in_backward=False):
 
 def after(change, answer):
     return lambda mesh, *inputs: change(mesh, answer(mesh, *inputs))
+
+
+def on_the_way(change, answer):
+    return lambda mesh, *inputs: answer(Changing(mesh, change), *inputs)
+
+
+class Changing:
+    """A mesh that changes what goes into a sum or a gather."""
+
+    def __init__(self, mesh, change):
+        self.mesh, self.change = mesh, change
+
+    def __getattr__(self, name):
+        return getattr(self.mesh, name)
+
+    def all_reduce(self, x_):
+        return self.mesh.all_reduce(self.change(self.mesh, x_))
+
+    def all_gather(self, x_, dim):
+        return self.mesh.all_gather(self.change(self.mesh, x_), dim)
 
 
 def before(change, chosen, answer):

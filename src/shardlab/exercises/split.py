@@ -2,15 +2,17 @@
 
 The check runs the answer on several cases and looks at it in five steps (see `looking`): does it give a result at all,
 are the values those of the dense computation, does each shard come of its own pieces, was the communication what is
-needed, are the gradients right. At the first step that fails, each known mistake is made on the same inputs, and the
-one that does as the answer does in every case is named.
+needed, are the gradients right. At the first step that fails, each known mistake is made on the same inputs (see
+`known`), and the one that does as the answer does in every case is named.
 """
 
 import torch
 
+from shardlab.exercises.clues import clue
 from shardlab.exercises.exercise import Exercise, Wrong, seeded
 from shardlab.exercises.known import known
 from shardlab.exercises.looking import (
+    VALUES,
     look_at_form,
     look_at_gradients,
     look_at_own,
@@ -19,7 +21,7 @@ from shardlab.exercises.looking import (
 )
 from shardlab.exercises.verdict import UNSOLVED
 from shardlab.exercises.watch import Case, watch, watch_here
-from shardlab.exercises.world import everyone, world
+from shardlab.exercises.world import everyone, from_rank_0, world
 
 SHAPE_OF = {
     "replicated": "[{all}], replicated: all of it on every shard",
@@ -60,14 +62,24 @@ class Split(Exercise):
             seen.append(watch(answer, case, gradients))
             if seen[-1].trouble and seen[-1].trouble[0] == UNSOLVED:
                 raise self.unsolved(answer)
+        wrong = from_rank_0(lambda: self.what_is_wrong(answer, cases, seen, gradients))
+        if wrong:
+            raise Wrong(*wrong)
+        return passed(gradients)
+
+    def what_is_wrong(self, answer, cases, seen, gradients):
+        """(mistake, message) of the first step at which an answer fails in any case, or None."""
         wanted = [watch_here(self.right, case, gradients) for case in cases]
         found = [self.look(answer, *row, gradients) for row in zip(cases, seen, wanted, strict=True)]
         step = min((finding.step for finding in found if finding), default=None)
         if step is None:
-            return passed(gradients)
+            return None
         finding = next(finding for finding in found if finding and finding.step == step)
-        name, why = known(self, finding, cases, seen) or (finding.mistake, "")
-        raise Wrong(name, f"{why} {finding.message}".strip())
+        name, why = known(self, finding, cases, seen) or finding.otherwise or (finding.mistake, "")
+        if finding.step == VALUES and name in (None, "wrong shape"):
+            dense = [self.dense(case.n, *case.tensors.values()) for case in cases]
+            name, why = clue(cases, seen, wanted, dense) or (name, why)
+        return name, f"{why} {finding.message}".strip()
 
     def cases(self):
         """Fresh inputs, the same on all ranks: float64, so that rounding hides nothing."""

@@ -42,7 +42,7 @@ def guarded():
 
 
 def on_the_cpu():
-    """New tensors are made on the CPU inside. (Torch's own context for it looks at every call: not where they are anyway.)"""
+    """New tensors are made on the CPU inside. (Torch's context costs time in every call: only where it is needed.)"""
     cpu = torch.device("cpu")
     return contextlib.nullcontext() if torch.get_default_device() == cpu else cpu
 
