@@ -177,17 +177,15 @@ def numbered(table):
 @pytest.mark.parametrize("name, answer", numbered(RIGHT))
 def test_a_right_answer_is_never_rejected(name, answer):
     for gradients in (False, True):
-        for _ in range(2):
-            verdict = SPLITS[name].check(answer, gradients=gradients)
-            assert verdict.passed, verdict
-            assert verdict.mistake is None
+        verdict = SPLITS[name].check(answer, gradients=gradients)
+        assert verdict.passed, verdict
+        assert verdict.mistake is None
 
 
 @pytest.mark.parametrize("name, answer", numbered(WITHOUT_GRADIENTS))
 def test_what_is_not_asked_is_not_held_against_an_answer(name, answer):
-    for _ in range(2):
-        verdict = SPLITS[name].check(answer)
-        assert verdict.passed, verdict
+    verdict = SPLITS[name].check(answer)
+    assert verdict.passed, verdict
 
 
 def test_every_exercise_has_right_answers():
@@ -454,7 +452,7 @@ COLUMN = {
     "a constant added": [lambda mesh, X, W: mesh.all_gather(X @ W + 1, dim=1)],
     "a function too many": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).exp()],
     "right on some shards alone": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1) * (mesh.rank == 0)],
-    "rows in another order": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).flip(0)],
+    "columns in another order": [lambda mesh, X, W: mesh.all_gather(X @ W, dim=1).roll(1, 1)],
 }
 ROW = {
     "a nonlinearity too many": [
@@ -702,22 +700,22 @@ def wrong_answers():
                     mistake,
                     answer[1] if gradients else answer,
                     gradients,
+                    i == 0,
                     id=f"{name}-{mistake}-{i}".replace(" ", "_"),
                 )
 
 
-@pytest.mark.parametrize("name, mistake, answer, gradients", list(wrong_answers()))
-def test_a_wrong_answer_is_told_its_own_mistake(name, mistake, answer, gradients):
-    for _ in range(1):
-        if gradients:
-            value = SPLITS[name].check(answer)
-            assert value.passed, f"wrong in its gradients alone: {value}"
-        verdict = SPLITS[name].check(answer, gradients=gradients)
-        assert not verdict.passed
-        assert verdict.mistake == mistake, verdict
-        assert re.search(r"\d", verdict.message), "a message comes with numbers"
-        if not gradients:
-            assert SPLITS[name].check(answer, gradients=True).mistake == mistake
+@pytest.mark.parametrize("name, mistake, answer, gradients, first", list(wrong_answers()))
+def test_a_wrong_answer_is_told_its_own_mistake(name, mistake, answer, gradients, first):
+    if gradients:
+        value = SPLITS[name].check(answer)
+        assert value.passed, f"wrong in its gradients alone: {value}"
+    verdict = SPLITS[name].check(answer, gradients=gradients)
+    assert not verdict.passed
+    assert verdict.mistake == mistake, verdict
+    assert re.search(r"\d", verdict.message), "a message comes with numbers"
+    if first and not gradients:
+        assert SPLITS[name].check(answer, gradients=True).mistake == mistake
 
 
 @pytest.mark.parametrize("name", SPLITS)
@@ -1009,10 +1007,9 @@ SETS = {
 def test_the_other_exercises_name_their_mistakes(name, table):
     for mistake, answers in table.items():
         for answer in answers:
-            for _ in range(2):
-                verdict = ALL[name].check(answer)
-                assert not verdict.passed
-                assert verdict.mistake == mistake, verdict
+            verdict = ALL[name].check(answer)
+            assert not verdict.passed
+            assert verdict.mistake == mistake, verdict
     names = [mistake.name for mistake in ALL[name].mistakes]
     assert len(names) == len(set(names))
     assert set(names) <= set(table)
@@ -1020,7 +1017,7 @@ def test_the_other_exercises_name_their_mistakes(name, table):
 
 @pytest.mark.parametrize("name", THREE)
 def test_the_other_exercises_pass_what_is_right(name):
-    for _ in range(10):
+    for _ in range(4):
         verdict = ALL[name].check(THREE[name])
         assert verdict.passed, verdict
 

@@ -24,7 +24,6 @@ SUM_MISTAKES = [
         "The weights wanted are 1, 2, …, n, one a shard, and these are others.",
         lambda mesh, X: mesh.all_reduce((mesh.rank + 1) ** 2 * X),
         lambda mesh, X: mesh.all_reduce(X / (mesh.rank + 1)),
-        lambda mesh, X: mesh.all_reduce((2 * mesh.rank + 1) * X),
         lambda mesh, X: mesh.all_reduce(mesh.rank * X) + X,
     ),
     Mistake(
