@@ -574,6 +574,7 @@ BIAS = {
     "extra communication": [(GRAD, lambda mesh, X, W, b: mesh.all_reduce(X @ W + mesh.copy(b) / mesh.size))],
     "gradient off by a factor": [(GRAD, lambda mesh, X, W, b: mesh.all_reduce(X @ W) + 3 * b - 2 * b.detach())],
     "a constant added": [lambda mesh, X, W, b: mesh.all_reduce(X @ W) + b.sum()],
+    "bias not counted once": [lambda mesh, X, W, b: mesh.all_reduce(X @ W + b * (mesh.rank % 2 == 0))],
     "cut once more": [lambda mesh, X, W, b: mesh.all_reduce(X @ W) + mesh.scatter(b, dim=0)],
     "shapes that do not align": [lambda mesh, X, W, b: mesh.all_reduce(X @ W) + b[:, None]],
 }
@@ -938,6 +939,7 @@ DEVICES = {
     "out of order": [lambda mesh, X: [str(device) for device in reversed(mesh.devices)]],
     "not placed": [lambda mesh, X: [str(device) for device in mesh.devices]],
     "only a piece on each shard": [lambda mesh, X: [str(t.device) for t in mesh.shard(X, dim=1).shards]],
+    "not one a shard": [lambda mesh, X: ["cpu"] + [str(t.device) for t in mesh.replicate(X).shards]],
     "more than the device": [lambda mesh, X: [f"on {t.device}" for t in mesh.replicate(X).shards]],
     "no return": [lambda mesh, X: print(mesh.replicate(X).device if 0 else "here")],
     "other devices": [lambda mesh, X: [f"gpu{r}" for r in range(mesh.size)]],
@@ -962,7 +964,11 @@ TOLERANCES = {
         lambda X, W, n: 4 * n**0.5 * 2.0**-24 * (X.abs() @ W.abs()),
         lambda X, W, n: 2.0**-20 * X.abs().max() * W.abs().max(),
     ],
-    "does not grow with X": [lambda X, W, n: 1e-6 * X.shape[1]],
+    "does not grow with the numbers": [
+        lambda X, W, n: 1e-6 * X.shape[1],
+        lambda X, W, n: 4 * X.shape[1] ** 0.5 * 2.0**-24 * X.abs().sum(1, keepdim=True),
+        lambda X, W, n: 4 * X.shape[1] ** 0.5 * 2.0**-24 * W.abs().sum(0),
+    ],
     "shrinks with n": [lambda X, W, n: careful(X, W, n) / n**3],
     "16 bits' u": [lambda X, W, n: careful(X, W, n) * 2**16, lambda X, W, n: careful(X, W, n) * 2**13],
     "negative": [lambda X, W, n: -careful(X, W, n)],

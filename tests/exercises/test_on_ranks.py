@@ -20,6 +20,10 @@ NOT_ON_RANKS = {"reads other shards"}  # there are no other shards to read
 SAME_ON_TWO = {  # on two shards these are right, or another mistake: the check in one process goes up to four
     ("row_linear", "a constant factor", 0),
     ("row_linear", "extra communication", 1),
+    ("weighted_sum", "other weights", 0),
+    ("weighted_sum", "other weights", 1),
+    ("row_linear", "gather on the wrong dim", 0),
+    ("row_bias", "bias not counted once", 0),
     ("row_bias", "bias twice", 0),
     ("row_bias", "bias taken back once", 0),
     ("row_bias", "half the bias", 0),

@@ -77,7 +77,11 @@ def how_often(parts, y, values, who):
         times = torch.linalg.lstsq(basis, value.flatten()[:, None]).solution
         if not close((basis @ times).view_as(value), value):
             return None
-        times = [round(k, 6) + 0.0 for k in times.flatten().tolist()[: len(parts)]]
+        times = [round(k, 6) + 0.0 for k in times.flatten().tolist()]
+        times, after = times[: len(parts)], times[len(parts) :]
+        if set(times) == {1} and after not in ([], [1]):
+            said = f"On {len(parts)} {who}s, the result on {who} {rank} holds b {after[0]:.3g} times."
+            return "bias not counted once", f"The sum over {who}s is right, and b is to be in it once. {said}"
         if set(times) != {1}:
             often = {0: "not at all", 1: "once", 2: "twice"}
             counts = ", ".join(f"{who} {each}'s {often.get(k, f'{k:.3g} times')}" for each, k in enumerate(times))

@@ -64,8 +64,9 @@ def probed(side, trial, ask):
 
     if (ask(replace(trial, X=X * signs)) / before - 1).abs().max() > 0.01:
         return "relative to |y|", "With other signs in X it is another one, as y is. "
-    if times(X=1024 * X) < 2:
-        return "does not grow with X", "For 1024 X it is no larger than for X. "
+    for name, larger in (("X", {"X": 1024 * X}), ("W", {"W": 1024 * W})):
+        if times(**larger) < 2:
+            return "does not grow with the numbers", f"For 1024 {name} it is no larger than for {name}. "
     longer = times(X=torch.cat([X, X], 1), W=torch.cat([W, W], 0))
     if side == "too tight" and longer < 2.5:
         says = (

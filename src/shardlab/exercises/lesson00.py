@@ -20,13 +20,6 @@ SUM_MISTAKES = [
         lambda mesh, X: mesh.all_reduce((mesh.rank + 2) * X),
     ),
     Mistake(
-        "other weights",
-        "The weights wanted are 1, 2, …, n, one a shard, and these are others.",
-        lambda mesh, X: mesh.all_reduce((mesh.rank + 1) ** 2 * X),
-        lambda mesh, X: mesh.all_reduce(X / (mesh.rank + 1)),
-        lambda mesh, X: mesh.all_reduce(mesh.rank * X) + X,
-    ),
-    Mistake(
         "no weights",
         "Every shard adds the same X: the line does not depend on the rank yet. See mesh.rank.",
         lambda mesh, X: mesh.all_reduce(X),
@@ -71,6 +64,13 @@ SUM_MISTAKES = [
         "shards: one all_reduce.",
         lambda mesh, X: X * (mesh.size * (mesh.size + 1) / 2),
     ),
+    Mistake(
+        "other weights",
+        "The weights wanted are 1, 2, …, n, one a shard, and these are others.",
+        lambda mesh, X: mesh.all_reduce((mesh.rank + 1) ** 2 * X),
+        lambda mesh, X: mesh.all_reduce(X / (mesh.rank + 1)),
+        lambda mesh, X: mesh.all_reduce(mesh.rank * X) + X,
+    ),
     mistakes.missing_backward(
         lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * X),
     ),
@@ -109,6 +109,7 @@ class ReportDevices(Exercise):
         Mistake("devices, not strings", "These are torch.device objects: str(device) gives the text."),
         Mistake("each device once", "Each device is named once, and one string a shard is wanted."),
         Mistake("more than the device", "The devices are there, with other words around: str(device) alone is wanted."),
+        Mistake("not one a shard", "As many strings as there are shards are wanted."),
         Mistake("out of order", "The strings are right and their order is not: shard 0 first, then shard 1, …"),
         Mistake("not placed", "The list is right, but X was never placed: ask the shards of mesh.replicate(X)."),
         Mistake("only a piece on each shard", "X was cut, and all of it is wanted on every shard."),
@@ -182,6 +183,8 @@ class ReportDevices(Exercise):
                 return "each device once"
             if len(got) == len(want) and all(name in line for name, line in zip(want, got, strict=True)):
                 return "more than the device"
+            if len(got) != len(want):
+                return "not one a shard"
             return "out of order" if sorted(got) == sorted(want) else "other devices"
         if not mesh.placed:
             return "not placed"

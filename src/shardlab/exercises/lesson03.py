@@ -50,7 +50,7 @@ class Tolerance(Exercise):
             "It grows with the terms, but not with their number: K roundings add up.",
         ),
         Mistake(
-            "does not grow with X",
+            "does not grow with the numbers",
             "Rounding is relative: where the numbers are larger, its errors are larger by as much.",
         ),
         Mistake(
@@ -168,8 +168,8 @@ def make_trials(random):
         for K in (64, 256, 1024):
             trials.append(trial(f"K = {K} and n = {n}", normal(4, K), normal(K, 6), n, normal(6)))
     trials.append(trial("K = 256, n = 3 and terms of one sign", uniform(4, 256), uniform(256, 6), 3, normal(6)))
-    trials.append(trial("K = 1024, n = 4 and X in the ten thousands", 1e4 * normal(4, 1024), normal(1024, 6), 4))
-    trials.append(trial("K = 64, n = 4 and X near 0.0001", 1e-4 * normal(4, 64), normal(64, 6), 4))
+    trials.append(trial("K = 1024, n = 4 and W in the ten thousands", normal(4, 1024), 1e4 * normal(1024, 6), 4))
+    trials.append(trial("K = 64, n = 4 and X near 0.000001", 1e-6 * normal(4, 64), normal(64, 6), 4))
     trials.append(trial("K = 512, n = 2 and a sum that nearly cancels", *cancelling(normal, 512), 2))
     many = trial("K = 2048, n = 1 and terms of one sign", uniform(4, 2048), uniform(2048, 6), 1)
     return [*trials, Trial(many.what, many.X, many.W, 1, many.exact, [*many.right, one_by_one(many.X, many.W)], {})]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from shardlab.exercises.exercise import Mistake
 
-NONLINEAR = (F.gelu, F.relu, torch.tanh, torch.sigmoid, torch.abs, partial(torch.softmax, dim=-1))
+NONLINEAR = (F.gelu, F.relu, torch.tanh, torch.sigmoid, torch.abs, torch.square, partial(torch.softmax, dim=-1))
 
 OF_AN_INPUT = [  # change(mesh, x_)
     Mistake(
