@@ -53,8 +53,6 @@ def terms(trial):
 def probed(side, trial, ask):
     """The same tolerance for X with other signs, a larger X, more terms, more shards: what changes, and how much?"""
     X, W, n = trial.X, trial.W, trial.n
-    signs = torch.ones_like(X)
-    signs[:, ::3] = -1
     before = ask(trial)
     if not (before > 0).all():
         return None
@@ -62,7 +60,7 @@ def probed(side, trial, ask):
     def times(**other):
         return (ask(replace(trial, **other)) / before).mean().item()
 
-    if (ask(replace(trial, X=X * signs)) / before - 1).abs().max() > 0.01:
+    if any((ask(replace(trial, X=other_signs(X, every))) / before - 1).abs().max() > 0.01 for every in (2, 3, 5, 7)):
         return "relative to |y|", "With other signs in X it is another one, as y is. "
     for name, larger in (("X", {"X": 1024 * X}), ("W", {"W": 1024 * W})):
         if times(**larger) < 2:
@@ -83,3 +81,10 @@ def probed(side, trial, ask):
         if 0.2 <= factor / unit <= 3:
             return "16 bits' u", f"It looks like {dtype}'s. "
     return side, f"It is {factor:.2g} times 4 √K u (|X| |W|). "
+
+
+def other_signs(X, every):
+    """X with the signs of some columns changed, which leaves |X| |W| as it is, and X W not."""
+    signs = torch.ones_like(X)
+    signs[:, ::every] = -1
+    return X * signs
