@@ -28,6 +28,7 @@ IGNORED = {"nbval-ignore-output", "nbval-skip"}
 OURS = ROOT / "notebooks/ours.sha256"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 EMBEDDED = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
+STILL = re.compile(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=\s]+)")
 
 
 def name_of(path):
@@ -83,7 +84,7 @@ def clean(notebook):
             output.get("data", {}).pop(WIDGET, None)
             output.get("metadata", {}).pop(WIDGET, None)
         if cell.cell_type == "code":
-            cell.outputs = merged(cell.outputs)
+            cell.outputs = merged(output for output in cell.outputs if output.get("data", True))
     return notebook
 
 
@@ -109,14 +110,19 @@ def merged(outputs):
     return joined
 
 
+def opened(html):
+    """HTML with its stills as what they are, `<svg>` in full."""
+    return STILL.sub(lambda found: base64.b64decode(found[1]).decode(), html)
+
+
 def texts(cell):
-    """What a cell shows, as (kind, text), with embedded pictures left out."""
+    """What a cell shows, as (kind, text), drawings in full, with embedded pixels left out."""
     for output in cell.outputs:
         if output.output_type == "stream":
             yield output.name, output.text
         for kind, value in output.get("data", {}).items():
             if kind not in ("image/png", "image/jpeg", WIDGET):
-                yield kind, EMBEDDED.sub("PICTURE", value if isinstance(value, str) else str(value))
+                yield kind, EMBEDDED.sub("PICTURE", opened(value if isinstance(value, str) else str(value)))
 
 
 def pictures(cell):
@@ -125,7 +131,7 @@ def pictures(cell):
 
     for output in cell.outputs:
         for kind, value in output.get("data", {}).items():
-            found = [value] if kind == "image/png" else EMBEDDED.findall(value) if isinstance(value, str) else []
+            found = [value] if kind == "image/png" else EMBEDDED.findall(opened(str(value)))
             for code in found:
                 yield imread(io.BytesIO(base64.b64decode(code)), format="png")
 

@@ -13,6 +13,7 @@ import numpy
 import torch
 
 from shardlab.pictures import draw
+from shardlab.pictures.still import still
 from shardlab.plumbing import chance
 from shardlab.plumbing.backward import hooked, joint, leaves, listed, refuse_without_history, run_backward
 from shardlab.plumbing.in_place import refuse_shared_memory, targets, writes
@@ -131,7 +132,7 @@ class Shards:
     def _repr_html_(self):
         elsewhere = self.mesh.total - len(self.shards)
         note = f"{elsewhere} more in other processes" if elsewhere else self.mesh.note
-        return draw.tiles(*self._for_drawing(), note)
+        return still(draw.tiles(*self._for_drawing(), note))
 
     def _for_drawing(self):
         tensors = [tensor.detach() for tensor in self.shards]

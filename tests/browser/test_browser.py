@@ -1,6 +1,8 @@
 """JupyterLab in headless Chromium: a lesson opens, runs, and its slider answers the keyboard, in light and dark."""
 
+import re
 import statistics
+from html import unescape
 
 import pytest
 
@@ -12,7 +14,7 @@ import nbformat  # noqa: E402
 import psutil  # noqa: E402
 
 import forked  # noqa: E402
-from notebook_tools import LESSONS, ROOT, read  # noqa: E402
+from notebook_tools import LESSONS, NOTEBOOKS, ROOT, code_cells, read  # noqa: E402
 
 pytestmark = [
     pytest.mark.browser,
@@ -38,6 +40,13 @@ def lesson(number):
     if not found:
         pytest.skip(f"there is no lesson {number}")
     return found[0].relative_to(ROOT)
+
+
+def write(cells, path):
+    """A notebook of these cells, with the kernel that ours have."""
+    notebook = read(NOTEBOOKS[0])
+    notebook.cells = cells
+    nbformat.write(notebook, path)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +87,7 @@ def test_lesson_runs(opened):
 
 def test_an_error_is_seen(lab, another):
     """What the lessons' pages are without: a cell that fails, and a program in the page that does."""
-    notebook = read(ROOT / lesson("01"))
-    notebook.cells = [nbformat.v4.new_code_cell("1 / 0")]
-    nbformat.write(notebook, lab.root / "fails.ipynb")
+    write([nbformat.v4.new_code_cell("1 / 0")], lab.root / "fails.ipynb")
     another.open("fails.ipynb")
     assert another.errors() == another.problems == []
     another.run_all()
@@ -124,6 +131,41 @@ def test_every_lab_answers_the_keyboard(another, number, record_property):
         assert None not in times, f"slider {index}: a key press did not change the picture"
         record_property(f"lesson {number}, slider {index}: median", f"{statistics.median(times):.0f} ms")
     assert another.axe(known=KNOWN) == []
+
+
+STILLS = """[...document.querySelectorAll('.jp-OutputArea-output img')]
+  .map(img => ({alt: img.alt, drawn: img.complete && img.naturalWidth > 0, wide: img.clientWidth}))"""
+
+
+def test_every_picture_is_there_in_notebooks_that_are_not_trusted(lab, another):
+    """All notebooks as one, which nobody has signed."""
+    cells = [cell for path in NOTEBOOKS for cell in code_cells(read(path)) if cell.outputs]
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+    write(cells, lab.root / "stranger.ipynb")
+    shown = "".join(output.get("data", {}).get("text/html", "") for cell in cells for output in cell.outputs)
+    alts = [unescape(alt) for alt in re.findall(r'<img alt="([^"]*)"', shown)]
+    another.open("stranger.ipynb")
+    assert not another.page.evaluate("[...jupyterapp.shell.currentWidget.content.model.cells].some(c => c.trusted)")
+    found = another.page.evaluate(STILLS)
+    assert [picture["alt"] for picture in found] == alts and len(alts) > 20
+    assert [picture for picture in found if not picture["drawn"] or picture["wide"] < 40] == []
+    assert another.page.locator(".jp-OutputArea-output svg").count() == 0
+
+
+def test_a_picture_stays_where_a_widget_was(lab, another):
+    """Run, saved, and opened again without the kernel that knew the widget."""
+    cells = map(nbformat.v4.new_code_cell, ["from shardlab import labs", "labs.devices()"])
+    write([*cells], lab.root / "saved.ipynb")
+    still = ".jp-OutputArea-output img[alt^='4 shards']"
+    another.open("saved.ipynb")
+    another.run_all()
+    assert len(another.sliders()) == 1 and not another.page.is_visible(still)
+    another.command("docmanager:save")
+    another.command("kernelmenu:shutdown")
+    another.open("saved.ipynb")
+    another.page.wait_for_selector("text=model not found", state="attached")
+    assert another.page.is_visible(still) and not another.page.is_visible("text=model not found")
 
 
 IN_SIGHT = """() => {

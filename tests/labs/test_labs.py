@@ -550,7 +550,12 @@ def test_a_prediction_reveals_what_shows_itself():
 
     x_ = Mesh(2, devices=["cpu"]).replicate(torch.ones(2))
     figure = plots.mismatch(torch.ones(2, 2), torch.zeros(2, 2))
-    shown = {"<svg": x_, "<img alt=": figure, "✓ Match": labs.split_picture, "<pre>[3]</pre>": [3]}
+    shown = {
+        '<img alt="2 shards': x_,
+        '<img alt="got - want': figure,
+        "✓ Match": labs.split_picture,
+        "<pre>[3]</pre>": [3],
+    }
     for part, reveal in shown.items():
         prediction = asked(reveal)
         prediction.choice.value = "1"

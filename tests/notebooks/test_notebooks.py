@@ -213,6 +213,35 @@ def test_every_picture_has_words(path):
     assert not [text for text in words if len(text.strip()) < 10]
 
 
+class Cleaned(Page):
+    """A page as a strict host, such as GitHub, leaves it: without `<style>`, and of the other tags with these alone."""
+
+    KEPT = {"p", "b", "i", "strong", "em", "code", "pre", "br", "ul", "li", "a", "img", "div", "span", "details",
+            "summary", "table", "caption", "thead", "tbody", "tr", "th", "td"}  # fmt: skip
+
+    def __init__(self):
+        super().__init__()
+        self.lost = set()
+
+    def handle_starttag(self, tag, attributes):
+        super().handle_starttag(tag, attributes)
+        self.lost |= {tag} - self.KEPT - {"style"}
+
+
+@each_notebook
+def test_pictures_survive_where_html_is_cleaned(path):
+    """No output needs a tag that a host may take away; each picture is an `<img>` that brings its own pixels."""
+    for cell in code_cells(read(path)):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            assert not [kind for kind in data if kind.startswith(("image/", "application/"))], cell.source
+            page = Cleaned()
+            page.feed(data.get("text/html", ""))
+            assert page.lost == set(), cell.source
+            assert all(re.match(r"data:image/(svg\+xml|png);base64,", link) for link in page.links), cell.source
+            assert "text/html" not in data or not re.match(r"<[\w.]+ object", data["text/plain"]), cell.source
+
+
 def test_the_eye_sees_a_moved_line():
     page = np.ones((100, 300, 4), dtype=np.float32)
     line, moved = page.copy(), page.copy()

@@ -4,14 +4,37 @@ import math
 from html import escape
 
 import ipywidgets as widgets
-from IPython.display import HTML
+from IPython.display import display
 
+from shardlab.pictures.still import Picture as HTML
+from shardlab.pictures.still import stills
 from shardlab.pictures.svg import one_thread
 
-__all__ = ["HTML", "Lab", "below", "menu", "one_thread", "said", "slider", "steps", "switch", "trouble"]
+__all__ = ["HTML", "Kept", "Lab", "below", "menu", "one_thread", "said", "slider", "steps", "switch", "trouble"]
+
+# JupyterLab shows the still in the widget's place until the widget is there, and again once no kernel knows it.
+TURNS = (
+    '<style class="shardlab-still">'
+    ".jp-OutputArea-child:has(.shardlab-still):has(+.jp-OutputArea-child .widget-vbox),"
+    ".jp-OutputArea-child:has(.shardlab-still)+.jp-OutputArea-child:has(.jupyter-widgets):not(:has(.widget-vbox))"
+    "{display:none}</style>"
+)
 
 
-class Lab(widgets.VBox):
+class Kept(widgets.VBox):
+    """Widgets that leave a picture in the notebook: who opens it again, without their kernel, sees `self.still()`."""
+
+    def still(self):
+        """HTML that says without widgets what they show."""
+        raise NotImplementedError
+
+    def _ipython_display_(self):
+        (kind, view), *_ = ((k, v) for k, v in self._repr_mimebundle_().items() if k.endswith("widget-view+json"))
+        display({"text/html": TURNS + stills(self.still()), "text/plain": repr(self)}, raw=True)
+        display({kind: view}, raw=True)
+
+
+class Lab(Kept):
     """Controls above a picture: whenever a control changes, the picture is `draw(**state)` of their values.
 
     `controls` maps the names of the state to widgets, `draw` gives HTML. There is nothing else to it: the drawing is
@@ -38,6 +61,9 @@ class Lab(widgets.VBox):
     def state(self):
         """The value of each control, by name."""
         return {name: control.value for name, control in self.controls.items()}
+
+    def still(self):
+        return self.screen.value
 
     def only(self, *names):
         """The lab with these controls alone in sight; the others keep their values. For a first look at it.

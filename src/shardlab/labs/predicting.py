@@ -5,7 +5,7 @@ from html import escape
 
 import ipywidgets as widgets
 
-from shardlab.labs.lab import one_thread, said, trouble
+from shardlab.labs.lab import Kept, one_thread, said, trouble
 from shardlab.labs.lab01_split import split_picture
 from shardlab.labs.lab02_before_reduction import before_reduction_picture
 from shardlab.labs.lab03_tolerance import tolerance_picture
@@ -81,7 +81,7 @@ LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the an
 }
 
 
-class Prediction(widgets.VBox):
+class Prediction(Kept):
     """A question with radio buttons and a Commit button; see `predict`."""
 
     def __init__(self, question):
@@ -115,9 +115,6 @@ class Prediction(widgets.VBox):
     def still(self):
         """The question for a page without a kernel, with the answer folded away."""
         return on_paper(self.question)
-
-    def _repr_mimebundle_(self, **kwargs):
-        return super()._repr_mimebundle_(**kwargs) | {"text/html": self.still(), "text/plain": repr(self)}
 
     def __repr__(self):
         return "\n".join([self.question.asked, *(f"( ) {option}" for option in self.question.options)])
