@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field, replace
 
 from shardlab.pictures import lanes
+from shardlab.pictures.still import stills
 from shardlab.ranks.faults import call
 from shardlab.ranks.visits import unpack
 
@@ -85,7 +86,7 @@ class Timeline:
         return picture(replace(self.last(), until=until and until / 1000), 1000, "ms")
 
     def _repr_html_(self):
-        return picture(self.steps().last()) if self.lanes else "<p>no run yet</p>"
+        return stills(picture(self.steps().last())) if self.lanes else "<p>no run yet</p>"
 
     def __repr__(self):
         return says(self.steps().last())
