@@ -8,6 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip("cloudpickle")  # where torch is the system's
+from notebook_tools import opened
 from shardlab.ranks import RankError, ranks, timeline, visits
 from shardlab.ranks.prints import shared_file
 
@@ -61,7 +62,7 @@ def test_the_picture_is_the_same_however_long_it_takes(pool):
     pool.run(one_is_late)
     assert pool.timeline._repr_html_() == quick._repr_html_() and repr(pool.timeline) == repr(quick)
     assert pool.timeline.to_scale() != quick.to_scale()
-    assert "waits" not in quick._repr_html_()
+    assert "waits" not in opened(quick._repr_html_())
     assert "waits" in pool.timeline.to_scale() and "time in ms" in pool.timeline.to_scale(until=1000)
 
 
@@ -76,7 +77,7 @@ def test_one_that_raises(pool):
     waits = "all_reduce, all_gather, comes to all_reduce, waits there for rank 1"
     rank_1 = "rank 1: all_reduce, all_gather, ValueError: out of milk"
     assert told(pool, lesson) == [f"rank 0: {waits}", rank_1, f"rank 2: {waits}"]
-    html = pool.timeline._repr_html_()
+    html = opened(pool.timeline._repr_html_())
     assert "all_reduce stays shut" in html and html.count("waits<") == 2 and "out of" in html
     both_again = pool.run(both)
     assert len(both_again.shards) == 3 and pool.timeline.lanes[1].end == "returned", "the next run has its own"
@@ -91,7 +92,7 @@ def test_one_that_sleeps(pool):
     waits = "comes to all_reduce, waits there for rank 1"
     rank_1 = "rank 1: comes no further: time.sleep(100)"
     assert told(pool, lesson, limit=1) == [f"rank 0: {waits}", rank_1, f"rank 2: {waits}"]
-    assert "time.sleep(100)" in pool.timeline._repr_html_()
+    assert "time.sleep(100)" in opened(pool.timeline._repr_html_())
     assert pool.timeline.lanes[0].ended - pool.timeline.lanes[0].visits[0].came >= 1
 
 
@@ -124,7 +125,7 @@ def test_two_that_do_not_agree(pool):
     shut = "comes to all_reduce, which stays shut"
     odd = f"rank 0: {shut}, ValueError: all_reduce wants one shape on every shard"
     assert told(pool, lesson) == [odd, f"rank 1: {shut}", f"rank 2: {shut}"]
-    assert "waits<" not in pool.timeline._repr_html_(), "nobody waits: all have come"
+    assert "waits<" not in opened(pool.timeline._repr_html_()), "nobody waits: all have come"
 
 
 def test_two_that_come_to_different_collectives(pool):
@@ -133,7 +134,7 @@ def test_two_that_come_to_different_collectives(pool):
         return mesh.all_reduce(x_) if mesh.ranks == [0] else mesh.all_gather(x_, dim=0)
 
     assert told(pool, lesson)[1] == "rank 1: comes to all_gather, which stays shut"
-    assert "all_reduce ≠ all_gather" in pool.timeline._repr_html_()
+    assert "all_reduce ≠ all_gather" in opened(pool.timeline._repr_html_())
 
 
 def test_a_run_that_is_interrupted_and_none_at_all(pool, monkeypatch):
@@ -168,7 +169,7 @@ def test_of_many_the_last(pool):
     assert repr(pool.timeline).split("\n") == [f"… after {count + 1 - left} collectives"] + [
         f"rank {rank}: {line}" for rank in range(3)
     ]
-    assert f"… {count + 1 - left} before" in pool.timeline._repr_html_()
+    assert f"… {count + 1 - left} before" in opened(pool.timeline._repr_html_())
     shown = pool.timeline.last()
     assert len(shown.gates) == left and min(lane.began for lane in shown.lanes) == 0
 
@@ -180,7 +181,7 @@ def test_backward_is_said(pool):
 
     pool.run(lesson)
     assert repr(pool.timeline).split("\n")[2] == "rank 2: all_reduce, all_reduce, backward, returns"
-    assert "all_reduce, backward<" in pool.timeline._repr_html_()
+    assert "all_reduce, backward<" in opened(pool.timeline._repr_html_())
 
 
 def test_groups_have_gates_of_their_own():
