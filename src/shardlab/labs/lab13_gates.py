@@ -10,6 +10,7 @@ from shardlab.labs.lab import HTML, said, slider
 from shardlab.labs.lab13_ranks import RanksLab, pools
 
 RANKS, LATEST, WIDE = 4, 20, 30  # how many there are; milliseconds that rank 1 is late, and that the picture shows
+TRIES = 5
 cloudpickle.register_pickle_by_value(lessons)  # the ranks have no use for the widgets beside it
 
 
@@ -17,12 +18,21 @@ cloudpickle.register_pickle_by_value(lessons)  # the ranks have no use for the w
 def gates_result(late=LATEST):
     """(what each rank has got, the timeline): four processes add 0, 1, 2 and 3, and rank 1 is `late` milliseconds.
 
-    Measured once for each `late`, so that one who moves the slider back finds the picture that was there.
+    Measured once for each `late`, so that one who moves the slider back finds the picture that was there; again, if a
+    busy machine takes longer than the picture is wide.
     """
     with pools.of(RANKS) as pool:
         pool.run(lessons.all_reduce, 0)  # the first time all is slower
-        sum_ = pool.run(lessons.all_reduce, late)
-        return [shard.item() for shard in sum_.shards], pool.timeline
+        for _ in range(TRIES):
+            sum_, timeline = pool.run(lessons.all_reduce, late), pool.timeline
+            if took(timeline) <= WIDE:
+                break
+    return [shard.item() for shard in sum_.shards], timeline
+
+
+def took(timeline):
+    """Milliseconds from the start to the end of the last rank."""
+    return 1000 * max(lane.ended for lane in timeline.lanes)
 
 
 def draw_gates(late):
@@ -34,8 +44,7 @@ def draw_gates(late):
     others = ", ".join(f"{waited[rank]:.1f}" for rank in gate if rank != last)
     verdict = f"The gate opened {1000 * max(visit.opened for visit in gate.values()):.1f} ms after the start."
     words = f"Rank {last} came last. The others had waited for {others} ms; then each got {sums[0]} = 0 + 1 + 2 + 3."
-    end = WIDE * math.ceil(1000 * max(lane.ended for lane in timeline.lanes) / WIDE)  # a busy machine takes longer
-    return said(sums == [6] * RANKS, verdict, words) + timeline.to_scale(until=end)
+    return said(sums == [6] * RANKS, verdict, words) + timeline.to_scale(WIDE * math.ceil(took(timeline) / WIDE))
 
 
 def gates_picture(late=LATEST):
