@@ -13,6 +13,8 @@ from shardlab.exercises.lesson01 import column_linear, row_linear
 from shardlab.exercises.lesson02 import FUNCTIONS, exempt, reduce_then_activate, row_bias
 from shardlab.exercises.lesson03 import tolerance
 from shardlab.exercises.lesson04 import padded_linear, uneven_linear
+from shardlab.exercises.lesson05 import mlp, mlp_bias
+from shardlab.exercises.lesson05_swiglu import swiglu
 from shardlab.exercises.lesson13 import dtensor_plan, reduce_from_region
 
 __all__ = [
@@ -20,12 +22,15 @@ __all__ = [
     "column_linear",
     "dtensor_plan",
     "exempt",
+    "mlp",
+    "mlp_bias",
     "padded_linear",
     "reduce_from_region",
     "reduce_then_activate",
     "report_devices",
     "row_bias",
     "row_linear",
+    "swiglu",
     "tolerance",
     "uneven_linear",
     "weighted_sum",

@@ -27,6 +27,7 @@ SHAPE_OF = {
     "replicated": "[{all}], replicated: all of it on every shard",
     "by columns": "[{0}, {1}], cut by columns: [{0}, {1}/n] on each shard",
     "by rows": "[{0}, {1}], cut by rows: [{0}/n, {1}] on each shard",
+    "cut": "[{0}], cut: [{0}/n] on each shard",
     "plain": "[{0}, {1}], a plain tensor: place it yourself",
 }
 

@@ -19,6 +19,7 @@ PLACE = {
     "replicated": lambda mesh, tensor: mesh.replicate(tensor),
     "by columns": lambda mesh, tensor: mesh.shard(tensor, dim=1),
     "by rows": lambda mesh, tensor: mesh.shard(tensor, dim=0),
+    "cut": lambda mesh, tensor: mesh.shard(tensor, dim=0),
     "plain": lambda mesh, tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad),
 }
 
