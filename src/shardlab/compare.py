@@ -215,52 +215,49 @@ def kind(x_, x, mesh=None):
     if not isinstance(x_, Shards) or not isinstance(x, torch.Tensor):
         raise TypeError(f"kind holds a Shards against a tensor, not {type(x_).__name__} against {type(x).__name__}")
     mesh, want = mesh or x_.mesh, x.detach().double()
-    readings = ["replicated", *(f"cut along dim {dim}" for dim in range(x.dim()))]
-    with torch.no_grad():
-        rows_ = Shards(
-            [row(mesh, mesh.index(rank), got, want) for rank, got in zip(mesh.ranks, x_.shards, strict=True)], x_.mesh
-        )
-        table = mesh.all_gather(rows_, dim=0).shards[0].cpu()
-        off = dict(zip(readings, table[:, :-1].amax(0).tolist(), strict=True))
-        times = table[:, -1]
-        if not times.isinf().any():  # all have the shape of x
-            total = mesh.all_reduce(x_.double()).shards[0].to(want.device)
-            off["partial"] = away(total, want)
+    size, got_ = largest(want), x_.detach().double()
+    readings = {"replicated": [want] * mesh.size}
+    readings |= {f"cut along dim {dim}": want.tensor_split(mesh.size, dim) for dim in range(want.dim())}
+    errors = table(mesh, got_, lambda got, index: [away(got, pieces[index], size) for pieces in readings.values()])
+    off = dict(zip(readings, errors.amax(0).tolist(), strict=True))
+    whole = errors[:, 0].isfinite().all()  # do all have the shape of x?
+    if whole:
+        total = mesh.all_reduce(got_).shards[0].to(want.device)
+        off["partial"] = away(total, want, size)
     half = ROUNDOFF[x.dtype if x.dtype in ROUNDOFF else torch.float32] ** 0.5
-    name = next((reading for reading in off if off[reading] <= half), "none of these")
-    note = ""
-    if name == "none of these" and "partial" in off:
-        multiples = {"every shard is": times[0].item() if times.std(correction=0) < half else torch.nan}
+    name, note = next((reading for reading in off if off[reading] <= half), "none of these"), ""
+    if name == "none of these" and whole:
+        each = table(mesh, got_, lambda got, _: [factor(got, want)])
+        multiples = {"every shard is": each[0].item() if each.std(correction=0) < half else torch.nan}
         multiples["the shards add up to"] = factor(total, want)
         note = next((f"{who} {c:.3g} times it" for who, c in multiples.items() if abs(c) > half), "")
     return Kind(name, off, note)
 
 
-def row(mesh, index, got, want):
-    """What is measured on one shard: its relative error if it is all of `want`, or piece `index` of it along each dim;
-    and how many times `want` it is (NaN if it is no multiple, inf if it has another shape)."""
-    readings = [want, *(want.tensor_split(mesh.size, dim)[index] for dim in range(want.dim()))]
-    mine, scale = got.detach().double().to(want.device), want.abs().max().item() if want.numel() else 0.0
-    found = [away(mine, piece, scale) for piece in readings]
-    return torch.tensor([[*found, factor(mine, want)]], dtype=torch.float64, device=got.device)
+def table(mesh, x_, measure):
+    """A row of numbers of each shard along the axis, measure(shard, its index), on every shard."""
+    shards = zip(mesh.ranks, x_.shards, strict=True)
+    rows = [torch.tensor([measure(t, mesh.index(rank))], dtype=torch.float64, device=t.device) for rank, t in shards]
+    return mesh.all_gather(Shards(rows, x_.mesh), dim=0).shards[0].cpu()
 
 
-def away(got, want, scale=None):
-    """The largest error, relative to the largest value; inf where the shapes differ."""
+def largest(x):
+    return x.abs().max().item() if x.numel() else 0.0
+
+
+def away(got, want, size):
+    """The largest error, relative to `size`, the largest value of the whole; inf where the shapes differ."""
     if got.shape != want.shape:
         return torch.inf
-    if not got.numel():
-        return 0.0
-    error = (got - want).abs().nan_to_num(torch.inf, torch.inf).max().item()
-    return error / (scale or want.abs().max().item() or 1.0) if error else 0.0
+    error = largest((got.to(want.device) - want).nan_to_num(torch.inf, torch.inf, torch.inf))
+    return error / (size or 1.0) if error else 0.0
 
 
 def factor(got, want):
-    """The number c with got = c · want to half of the digits; NaN if there is none, inf where the shapes differ."""
-    if got.shape != want.shape:
-        return torch.inf
+    """The number c with got = c · want to half of the digits; NaN if there is none."""
+    got = got.to(want.device)
     c = ((got * want).sum() / (want * want).sum()).item() if want.any() else torch.nan
-    return c if away(got, c * want) <= ROUNDOFF[torch.float32] ** 0.5 else torch.nan
+    return c if away(got, c * want, abs(c) * largest(want)) <= ROUNDOFF[torch.float32] ** 0.5 else torch.nan
 
 
 @dataclass(frozen=True)
