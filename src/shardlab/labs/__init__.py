@@ -17,6 +17,7 @@ from shardlab.labs.lab02_before_reduction import (
 )
 from shardlab.labs.lab03_tolerance import draw_tolerance, tolerance, tolerance_picture, tolerance_result
 from shardlab.labs.lab04_uneven import draw_uneven, uneven, uneven_picture, uneven_result
+from shardlab.labs.lab05_mlp import draw_mlp, mlp, mlp_picture, mlp_result
 from shardlab.labs.lab13_gates import draw_gates, gates, gates_picture, gates_result
 from shardlab.labs.lab13_ranks import draw_ranks, ranks, ranks_picture, ranks_result
 from shardlab.labs.predicting import predict
@@ -27,6 +28,7 @@ LABS = {  # name: (the lab, its drawing, the state to start from and the changes
     "before_reduction": (before_reduction, draw_before_reduction, [{}, {"scale": 2.0}, {"activation": "tanh"}]),
     "tolerance": (tolerance, draw_tolerance, [{}, {"dtype": "bfloat16", "shards": 64}, {"K": 16384}]),
     "uneven": (uneven, draw_uneven, [{}, {"way": "pad", "shards": 7}, {"way": "chunk", "width": 64, "shards": 15}]),
+    "mlp": (mlp, draw_mlp, [{}, {"layers": 6, "shards": 8}, {"cut": "column, column"}, {"layers": 4, "reduce": "end"}]),
     "gates": (gates, draw_gates, [{}, {"late": 0}, {"late": 10}]),
     "ranks": (ranks, draw_ranks, [{}, {"how": "row", "when": "before"}, {"how": "column", "ranks": 4}]),
 }
@@ -52,6 +54,9 @@ __all__ = [
     "uneven",
     "uneven_picture",
     "uneven_result",
+    "mlp",
+    "mlp_picture",
+    "mlp_result",
     "gates",
     "gates_picture",
     "gates_result",

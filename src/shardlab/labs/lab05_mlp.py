@@ -117,12 +117,12 @@ def moved(traffic, layers):
     return said(None, f"{count or 'Nothing moves'}", f"for {layers} products: {traffic.payload:,} bytes.")
 
 
-def mlp_picture(layers=2, shards=2, cut="column, row", reduce="each", activation="gelu"):
+def mlp_picture(layers=4, shards=2, cut="column, row", reduce="each", activation="gelu"):
     """The picture of one state, for a page that is read without a kernel."""
     return HTML(draw_mlp(layers, shards, cut, reduce, activation))
 
 
-def mlp(layers=2, shards=2, cut="column, row", reduce="each", activation="gelu"):
+def mlp(layers=4, shards=2, cut="column, row", reduce="each", activation="gelu"):
     """The lab of lesson 05: how many products, how each is split, and when their partial sums are added."""
     controls = {
         "layers": steps("products", layers, [2, 4, 6], "how many weights there are, one after the other"),

@@ -10,6 +10,7 @@ from shardlab.labs.lab01_split import split_picture
 from shardlab.labs.lab02_before_reduction import before_reduction_picture
 from shardlab.labs.lab03_tolerance import tolerance_picture
 from shardlab.labs.lab04_uneven import uneven_picture
+from shardlab.labs.lab05_mlp import mlp_picture
 from shardlab.labs.lab13_gates import gates_picture
 
 
@@ -69,6 +70,14 @@ LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the an
         "3 pieces",
         "Three pieces of two columns each. Nothing complains, and device 3 has no piece.",
         lambda: uneven_picture(6, 4, "chunk"),
+    ),
+    "05": Question(
+        "With the best cuts, how often must the four shards communicate in the forward pass?",
+        ("not at all", "once", "twice", "once for each shard"),
+        "once",
+        "W1 by columns and W2 by rows: each shard has its own hidden features, finished, and its rows of W2 want just "
+        "these. Only the partial sums at the end are added.",
+        lambda: mlp_picture(layers=2, shards=4),
     ),
     "13": Question(
         "Four ranks meet in an all_reduce. One of them comes late. What do the other three have meanwhile?",
