@@ -140,6 +140,18 @@ BIAS_MISTAKES = [
         with_biases(lambda mesh, h, b1: h + mesh.all_reduce(b1), reduced),
     ),
     Mistake(
+        "the second bias taken back",
+        "(n - 1) b2 is subtracted again, so the value is right. But each shard's own copy of b2 then gets a gradient "
+        "that is not the one of b2 in one piece.",
+        with_biases(added, lambda mesh, p_, b2: mesh.all_reduce(p_ + b2) - (mesh.size - 1) * b2),
+    ),
+    Mistake(
+        "a fraction of the first bias",
+        "b1 / n is added, as if all shards had the same b1. Each has the piece that belongs to its own hidden "
+        "features, and no other shard adds to them.",
+        with_biases(lambda mesh, h, b1: h + b1 / mesh.size, reduced),
+    ),
+    Mistake(
         "the first bias missing",
         "b1 is still to be added, before the gelu.",
         with_biases(lambda mesh, h, b1: h, reduced),
@@ -158,11 +170,6 @@ BIAS_MISTAKES = [
         "the first bias after the gelu",
         "b1 belongs to the first layer, and is added before the gelu: gelu(X @ W1 + b1).",
         lambda mesh, X, W1, b1, W2, b2: mesh.all_reduce((gelu(X @ W1) + b1) @ W2) + b2,
-    ),
-    Mistake(
-        "the second bias before the second layer",
-        "b2 belongs to the second layer, and comes after its product.",
-        lambda mesh, X, W1, b1, W2, b2: mesh.all_reduce(gelu(X @ W1 + b1) @ W2 + b2 @ W2.T @ W2),
     ),
     Mistake(
         "an all-reduce between the layers",

@@ -85,6 +85,17 @@ SWIGLU_MISTAKES = [
         of_kinds(lambda mesh, X, gate_, up_, W2: mesh.all_reduce((silu(X @ gate_) + X @ up_) @ W2)),
     ),
     Mistake(
+        "an all-reduce between the layers",
+        "Each shard has its own columns of gate and up, finished. They are no partial sums, and adding those of "
+        "different shards mixes features that have nothing to do with each other.",
+        of_kinds(
+            lambda mesh, X, gate_, up_, W2: mesh.all_reduce(
+                (silu(mesh.all_reduce(X @ gate_)) * mesh.all_reduce(X @ up_)) @ W2
+            )
+        ),
+        of_kinds(lambda mesh, X, gate_, up_, W2: mesh.all_reduce(mesh.all_reduce(silu(X @ gate_) * (X @ up_)) @ W2)),
+    ),
+    Mistake(
         "half of it",
         "One half of W13 is not used: both gate and up are wanted.",
         of_kinds(lambda mesh, X, gate_, up_, W2: mesh.all_reduce(silu(X @ gate_) @ W2)),
