@@ -10,7 +10,20 @@ from shardlab.pictures.still import Picture as HTML
 from shardlab.pictures.still import stills
 from shardlab.pictures.svg import one_thread
 
-__all__ = ["HTML", "Kept", "Lab", "below", "menu", "one_thread", "said", "slider", "steps", "switch", "trouble"]
+__all__ = [
+    "HTML",
+    "Kept",
+    "Lab",
+    "below",
+    "beside",
+    "menu",
+    "one_thread",
+    "said",
+    "slider",
+    "steps",
+    "switch",
+    "trouble",
+]
 
 # JupyterLab shows the still in the widget's place until the widget is there, and again once no kernel knows it.
 TURNS = (
@@ -133,6 +146,12 @@ def said(good, verdict, more=""):
         f'<p style="margin:6px 0;padding:2px 10px;border-left:4px solid {colour};line-height:1.5">'
         f"<b>{mark}{escape(verdict)}</b> {escape(more)}</p>"
     )
+
+
+def beside(*parts):
+    """HTML parts side by side, or one under the other where the page is too narrow for that."""
+    columns = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,380px),1fr));gap:4px 16px"
+    return f'<div style="{columns}">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 
 def trouble(error):

@@ -7,7 +7,7 @@ import torch
 
 from shardlab import Mesh
 from shardlab.compare import dense, errors
-from shardlab.labs.lab import HTML, Lab, menu, said, steps
+from shardlab.labs.lab import HTML, Lab, beside, menu, said, steps
 from shardlab.labs.lab01_split import seed_data
 from shardlab.pictures.strips import Cloud, strips
 
@@ -23,7 +23,6 @@ SHARDS = [1, 2, 4, 8, 16, 32, 64]
 ORDERS = ["rank", "reversed", "pairwise"]
 ADDED_IN = [("rank order", "rank"), ("reversed order", "reversed"), ("pairs", "pairwise")]
 SPLITS = ["right", "a shard missing", "a shard 1 % off"]
-SIDE_BY_SIDE = "display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start"  # the picture stays where it is
 LINES = [("none", 0.0), *((f"1e{power:+03d}", 10.0**power) for power in range(-17, 4))]
 
 
@@ -106,7 +105,7 @@ def draw_tolerance(dtype, K, shards, order, line):
     ]
     picture = strips(clouds, ends(right.allowed), ends(right.default), line or None)
     verdicts = (yours(ran, line) if line else "") + ours(ran) + torchs(ran, dtype)
-    return f'<div style="{SIDE_BY_SIDE}"><div>{picture}</div><div style="flex:1 1 300px">{verdicts}</div></div>'
+    return beside(picture, verdicts)  # so that the picture stays where it is
 
 
 def ends(limits):
