@@ -379,7 +379,7 @@ def test_torchs_default_rejects_right_splits():
         assert labs.tolerance_result("bfloat16", K, 8).rejected > 0
     said = words(labs.tolerance_picture("bfloat16", 256, 8).data)
     assert "Our tolerance passes the right split, rejects the lost shard" in said
-    assert "✗ torch's default rejects the right split" in said and "of the 256 of the right split." in said
+    assert "✗ torch's default rejects all three." in said and "of the 256 of the right split." in said
 
 
 def test_a_small_mistake_hides_in_bfloat16_alone():
@@ -407,10 +407,10 @@ def test_what_is_said_of_ours_is_so(dtype, K, shards):
 @pytest.mark.parametrize(
     ("line", "does"),
     [
-        (1e-7, "✗ Your line, 1e-07, rejects the right split, rejects both wrong ones."),
+        (1e-7, "✗ Your line, 1e-07, rejects all three."),
         (1e-2, "✓ Your line, 0.01, passes the right split, rejects both wrong ones."),
         (10.0, "✗ Your line, 10, passes the right split, rejects the lost shard, passes the 1 %."),
-        (1e3, "✗ Your line, 1000, passes the right split, passes both wrong ones."),
+        (1e3, "✗ Your line, 1000, passes all three."),
     ],
 )
 def test_a_line_of_your_own_is_judged(line, does):

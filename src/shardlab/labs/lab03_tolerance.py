@@ -116,6 +116,8 @@ def judged(passes):
     """Whether a tolerance is right about all three, and what it does with each, in words."""
     does = {True: "passes", False: "rejects"}
     right, lost, off = (passes[answer] for answer in SPLITS)
+    if right == lost == off:
+        return False, f"{does[right]} all three."
     wrong = f"{does[lost]} both wrong ones" if lost == off else f"{does[lost]} the lost shard, {does[off]} the 1 %"
     return right and not lost and not off, f"{does[right]} the right split, {wrong}."
 
