@@ -42,7 +42,7 @@ def draw_gates(late):
     waited = {rank: 1000 * (visit.opened - visit.came) for rank, visit in gate.items()}
     last = max(gate, key=lambda rank: gate[rank].came)
     others = ", ".join(f"{waited[rank]:.1f}" for rank in gate if rank != last)
-    verdict = f"The gate opened {1000 * max(visit.opened for visit in gate.values()):.1f} ms after the start."
+    verdict = f"The gate opened {1000 * gate[last].came:.1f} ms after the start."
     words = f"Rank {last} came last. The others had waited for {others} ms; then each got {sums[0]} = 0 + 1 + 2 + 3."
     return said(sums == [6] * RANKS, verdict, words) + timeline.to_scale(WIDE * math.ceil(took(timeline) / WIDE))
 

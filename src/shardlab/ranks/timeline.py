@@ -98,9 +98,8 @@ def moved(visit, start):
 
 
 def opening(visits):
-    """When a gate opened; None if it did not."""
-    times = [visit.opened for visit in visits.values()]
-    return None if None in times else max(times)
+    """When a gate opened: when the last one came; None if it did not."""
+    return None if None in [visit.opened for visit in visits.values()] else max(visit.came for visit in visits.values())
 
 
 def of_run(snapshot, began, ended, answered, faults, stuck):
@@ -122,18 +121,29 @@ def of_run(snapshot, began, ended, answered, faults, stuck):
             end, text = "stays", stuck.get(rank, ([], ""))[1]
         times = (start or began) - began, (stop or ended) - began
         found.append(Lane(*times, [moved(visit, began) for visit in visits], end, short(text)))
-    return refused(Timeline(found, before))
+    texts = [text for _, text, *_ in faults.values()]
+    return refused(Timeline(found, before), texts[0] if texts else "")
 
 
-def refused(timeline):
-    """All came to a gate, but brought what does not go together: there it ends, for all of them."""
+def refused(timeline, text):
+    """All came to a gate, but brought what does not go together, as a text says: there it ends, for all of them."""
     found = [*timeline.lanes]
     for visits in timeline.gates.values():
         if opening(visits) is None and len(visits) == len(next(iter(visits.values())).group):
             for rank in visits:
                 ended = max(visit.came for visit in visits.values())
-                found[rank] = replace(found[rank], end="failed", ended=ended)
+                found[rank] = replace(found[rank], end="failed", ended=ended, said=brought(text, rank))
     return Timeline(found, timeline.before)
+
+
+def brought(text, rank):
+    """What a rank came with, where all of them are listed.
+
+    >>> brought("… wants one shape on every shard, but they have shard 0: [2, 3], shard 1: [3, 2]. Odd: shard 1", 1)
+    'brought [3, 2]'
+    """
+    found = re.search(rf"\bshard {rank}: (.+?)(?=, shard \d|\. Odd|\. They|$)", text.split("\n")[0])
+    return f"brought {found[1]}" if found else short(text)
 
 
 def short(text):
@@ -144,7 +154,7 @@ def short(text):
     >>> short("raised ValueError: out of milk")
     'ValueError: out of milk'
     """
-    text = re.split(r"\n|, but they have |, sent by ", text)[0]
+    text = re.split(r"\n|, sent by ", text)[0]
     if " it is at " in text:
         place = text.rpartition(" it is at ")[2]
         return place.partition(": ")[2] or place
