@@ -7,6 +7,7 @@ import random
 import re
 import sys
 import time
+from xml.etree import ElementTree
 
 import answers05
 import pytest
@@ -1114,6 +1115,29 @@ def test_an_exercise_shows_its_task(name):
     assert f"exercises.{name}.check" in html
     assert exercise.name == name
     assert exercise.__doc__ == repr(exercise)
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (lambda mesh, X, W: X @ W, ["no reduce", "result - y, on shard 0 of 2", "Error map: largest error"]),
+        (stacked, ["shard 0", "wanted", "The shapes of the result on 2 shards: ["]),
+        (lambda mesh, X, W: mesh.all_reduce(X @ W).sum(), ["The shapes of the result on 2 shards: [], []"]),
+        (lambda mesh, X, W: mesh.all_gather((X @ W)[None], dim=0), ["shard 1", "wanted"]),
+        (lambda mesh, X, W: X[:0], ["wanted"]),
+    ],
+)
+def test_a_wrong_value_is_shown_in_one_picture(answer, words):
+    verdict = exercises.row_linear.check(answer)
+    html = verdict._repr_html_()
+    assert html.count("<svg") == 1 and all(word in html for word in words), html
+    assert "svg" not in repr(verdict)  # a terminal has the words
+    ElementTree.fromstring(verdict.picture)
+
+
+def test_there_is_no_picture_where_there_is_nothing_to_show():
+    for answer in (row_einsum, None, lambda mesh, X, W: 1 / 0, whole_row_weight):
+        assert "<svg" not in exercises.row_linear.check(answer)._repr_html_()
 
 
 def test_a_verdict_shows_itself_in_words_and_escapes_them():

@@ -29,9 +29,9 @@ class Mistake:
 class Wrong(Exception):
     """What a check found, on its way to become a verdict."""
 
-    def __init__(self, mistake, message):
+    def __init__(self, mistake, message, picture=""):
         super().__init__(message)
-        self.mistake, self.message = mistake, message
+        self.mistake, self.message, self.picture = mistake, message, picture
 
 
 class Exercise:
@@ -57,7 +57,7 @@ class Exercise:
             except KeyboardInterrupt:
                 raise
             except Wrong as wrong:
-                verdict = Verdict(self.name, False, wrong.mistake, wrong.message)
+                verdict = Verdict(self.name, False, wrong.mistake, wrong.message, wrong.picture)
             except BaseException as error:  # SystemExit too: a check must not end the notebook
                 verdict = Verdict(self.name, False, "an error", f"It ended in an error: {brief_error(error)}")
             return everyone(verdict)[0]

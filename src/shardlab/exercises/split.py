@@ -19,6 +19,7 @@ from shardlab.exercises.looking import (
     look_at_road,
     look_at_values,
 )
+from shardlab.exercises.picture import picture
 from shardlab.exercises.verdict import UNSOLVED
 from shardlab.exercises.watch import Case, watch, watch_here
 from shardlab.exercises.world import everyone, from_rank_0, world
@@ -69,7 +70,7 @@ class Split(Exercise):
         return passed(gradients)
 
     def what_is_wrong(self, answer, cases, seen, gradients):
-        """(mistake, message) of the first step at which an answer fails in any case, or None."""
+        """(mistake, message, picture) of the first step at which an answer fails in any case, or None."""
         wanted = [watch_here(self.right, case, gradients) for case in cases]
         found = [self.look(answer, *row, gradients) for row in zip(cases, seen, wanted, strict=True)]
         step = min((finding.step for finding in found if finding), default=None)
@@ -77,10 +78,14 @@ class Split(Exercise):
             return None
         finding = next(finding for finding in found if finding and finding.step == step)
         name, why = known(self, finding, cases, seen) or finding.otherwise or (finding.mistake, "")
-        if finding.step == VALUES and name in (None, "wrong shape"):
+        drawn = ""
+        if finding.step == VALUES and finding.mistake in (None, "wrong shape"):
             dense = [self.dense(case.n, *case.tensors.values()) for case in cases]
-            name, why = clue(cases, seen, wanted, dense) or (name, why)
-        return name, f"{why} {finding.message}".strip()
+            if name in (None, "wrong shape"):
+                name, why = clue(cases, seen, wanted, dense) or (name, why)
+            first = found.index(finding)
+            drawn = picture(cases[first], seen[first], dense[first])
+        return name, f"{why} {finding.message}".strip(), drawn
 
     def cases(self):
         """Fresh inputs, the same on all ranks: float64, so that rounding hides nothing."""

@@ -1,6 +1,6 @@
 """`Verdict`: what a check says about an answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 UNSOLVED = "not solved yet"
@@ -9,7 +9,8 @@ BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 
 @dataclass(frozen=True)
 class Verdict:
-    """`passed`, the short name of the `mistake` (None if there is none, or none that is known), and a `message`.
+    """`passed`, the short name of the `mistake` (None if there is none, or none that is known), a `message`, and at
+    most one `picture`, which a terminal does without.
 
     >>> Verdict("row_linear", True, None, "Right.")
     ✓ row_linear: Right.
@@ -19,6 +20,7 @@ class Verdict:
     passed: bool
     mistake: str | None
     message: str
+    picture: str = field(default="", repr=False, compare=False)  # an <svg>, where one says it better
 
     def __bool__(self):
         return self.passed
@@ -41,7 +43,7 @@ class Verdict:
         return (
             f'<div style="border-left:4px solid {colour};padding:2px 10px;margin:4px 0">'
             f'<strong><span aria-hidden="true">{sign} </span>{escape(self.exercise)}: {escape(words)}</strong><br>'
-            f"{escape(self.message)}</div>"
+            f"{escape(self.message)}{self.picture and f'<div>{self.picture}</div>'}</div>"
         )
 
 
