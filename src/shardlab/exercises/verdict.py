@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from html import escape
 
+from shardlab.pictures.still import still
+
 UNSOLVED = "not solved yet"
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 
@@ -43,7 +45,7 @@ class Verdict:
         return (
             f'<div style="border-left:4px solid {colour};padding:2px 10px;margin:4px 0">'
             f'<strong><span aria-hidden="true">{sign} </span>{escape(self.exercise)}: {escape(words)}</strong><br>'
-            f"{escape(self.message)}{self.picture and f'<div>{self.picture}</div>'}</div>"
+            f"{escape(self.message)}{self.picture and f'<div>{still(self.picture)}</div>'}</div>"
         )
 
 
