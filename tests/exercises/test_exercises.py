@@ -755,6 +755,11 @@ def test_a_near_miss_of_a_method_is_told_the_method_and_no_private_name():
         assert "Watched" not in verdict.message
 
 
+def test_pieces_that_do_not_fit_are_told_along_which_dim():
+    answer = lambda mesh, X, W: mesh.all_gather(mesh.reduce_scatter(X @ W, dim=0), dim=1)  # noqa: E731
+    assert "differ along dim 0" in exercises.row_linear.check(answer).message
+
+
 def test_what_is_wrong_twice_is_told_twice():
     message = exercises.row_linear.check(lambda mesh, X, W: mesh.all_reduce(X) @ W).message
     assert "added up over the shards first" in message
