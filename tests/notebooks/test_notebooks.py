@@ -98,6 +98,17 @@ def test_lesson_asks_predicts_and_checks(path):
     assert checks(notebook), "no exercise with a check"
 
 
+@each_lesson
+def test_a_lab_follows_the_prediction_and_the_answer_is_folded(path):
+    """A lesson asks its own question, then moves a first slider; 'Run All' ends on a question, not on the answers."""
+    cells = [cell.source for cell in code_cells(read(path))]
+    asks = next(index for index, source in enumerate(cells) if f'labs.predict("{path.name[:2]}")' in source)
+    assert re.fullmatch(r"labs\.\w+\(.*\)", cells[asks + 1]), "no lab right after the prediction"
+    last = read(path).cells[-1].source
+    question, _, box = last.partition("## Take along")[2].partition("<details>")
+    assert "?" in question and "(#Predict)" in question and len(box) > len(question)
+
+
 def is_assertion(node):
     """Whether a node is `assert …` or a call such as `torch.testing.assert_close(…)`."""
     called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""

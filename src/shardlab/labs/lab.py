@@ -150,8 +150,9 @@ def said(good, verdict, more=""):
 
 def beside(*parts):
     """HTML parts side by side, or one under the other where the page is too narrow for that."""
-    columns = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,380px),1fr));gap:4px 16px"
-    return f'<div style="{columns}">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
+    columns = "repeat(auto-fit,minmax(min(100%,380px),1fr))"
+    look = f"display:grid;grid-template-columns:{columns};gap:4px 16px;max-width:860px"
+    return f'<div style="{look}">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 
 def trouble(error):
