@@ -9,13 +9,13 @@ from shardlab.labs import late as lessons
 from shardlab.labs.lab import HTML, said, slider
 from shardlab.labs.lab13_ranks import RanksLab, pools
 
-RANKS, LATEST, WIDE = 4, 20, 30  # how many there are; milliseconds that rank 1 is late, and that the picture shows
+RANKS, LATE, LATEST, WIDE = 4, 15, 20, 30  # how many; milliseconds that rank 1 is late, may be, and that are drawn
 TRIES = 5
 cloudpickle.register_pickle_by_value(lessons)  # the ranks have no use for the widgets beside it
 
 
 @cache
-def gates_result(late=LATEST):
+def gates_result(late=LATE):
     """(what each rank has got, the timeline): four processes add 0, 1, 2 and 3, and rank 1 is `late` milliseconds.
 
     Measured once for each `late`, so that one who moves the slider back finds the picture that was there; again, if a
@@ -47,12 +47,12 @@ def draw_gates(late):
     return said(sums == [6] * RANKS, verdict, words) + timeline.to_scale(WIDE * math.ceil(took(timeline) / WIDE))
 
 
-def gates_picture(late=LATEST):
+def gates_picture(late=LATE):
     """The picture of one state, for a page that is read without a kernel."""
     return HTML(draw_gates(late))
 
 
-def gates(late=LATEST):
+def gates(late=LATE):
     """The first lab of lesson 13: how late one of four real ranks is."""
     tip = "how many milliseconds later than the others rank 1 comes to the all_reduce"
     return RanksLab({"late": slider("ms late", late, 0, LATEST, tip)}, draw_gates)
