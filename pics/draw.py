@@ -13,6 +13,7 @@ from torch.nn.functional import gelu
 
 from shardlab import plots
 from shardlab.pictures.cuts import products
+from shardlab.pictures.still import carded
 
 
 def figures():
@@ -29,8 +30,8 @@ def figures():
 
 def main(folder):
     for name, figure in figures().items():
-        (folder / f"{name}.png").write_bytes(figure.png())
-        print(f"{name}.png: {figure.alt}")
+        (folder / f"{name}.svg").write_text(carded(figure.data), encoding="utf-8")
+        print(f"{name}.svg: {figure}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from shardlab.labs import lab00_devices, lab02_before_reduction, lab03_tolerance
 from shardlab.labs.activations import ACTIVATIONS
 from shardlab.labs.lab import Lab, below, menu, slider, steps, switch
 from shardlab.labs.lab03_tolerance import added
+from shardlab.pictures import svg
 
 each_lab = pytest.mark.parametrize("name", labs.LABS)
 ADDITIVE = {"identity", "3 x"}  # f(a) + f(b) = f(a + b)
@@ -206,9 +207,9 @@ def test_the_seeds_numbers(how, when, want):
     torch.testing.assert_close(got.y, torch.tensor(want), rtol=0, atol=6e-5)
     torch.testing.assert_close(got.baseline, torch.tensor(BASELINE), rtol=0, atol=6e-5)
     for value in torch.tensor(want).flatten().tolist():
-        assert f">{value:.4f}</text>" in lab.screen.value
+        assert f">{svg.short(value)}</text>" in lab.screen.value
     assert words(lab.screen.value).startswith("✗ Mismatch." if want is TOO_EARLY else "✓ Match.")
-    assert ("largest error" in lab.screen.value) == (want is TOO_EARLY)  # the map
+    assert (">up to 1.8<" in lab.screen.value) == (want is TOO_EARLY)  # the map
 
 
 @settings(deadline=None, max_examples=80)
@@ -241,6 +242,35 @@ def test_split_against_the_dense_oracle(how, shards, activation, when, dtype, ro
         assert got.matches
     elif activation == "x + 1":
         assert not got.matches  # off by shards - 1, everywhere
+
+
+def test_rounding_is_told_as_it_is():
+    said = words(labs.split_picture("row", 4, dtype="bfloat16", inner=64).data)
+    assert re.search(r"off by at most 0\.\d{2,3}, mere rounding", said), said
+    assert "below 1e-06, mere rounding" in words(labs.split_picture("row", 4).data)
+
+
+CANVAS = {  # the controls of a lab that may change the size of its picture
+    "split": {"how", "rows", "inner", "outer"},
+    "uneven": {"shards"},
+}
+
+
+@pytest.mark.parametrize("name", CANVAS)
+def test_the_canvas_stays_where_it_is(name):
+    lab = labs.LABS[name][0]()
+    for key in lab.controls.keys() - CANVAS[name]:
+        start, sizes = lab.controls[key].value, set()
+        for value in ends(lab.controls[key]):
+            lab.controls[key].value = value
+            sizes |= set(re.findall(r'viewBox="[^"]*"', lab.screen.value))
+        assert len(sizes) == 1, key
+        lab.controls[key].value = start
+
+
+def test_where_most_is_for_nothing_there_is_no_tick():
+    assert "✓" not in labs.uneven_picture(1, 16, "pad").data and "✓" in labs.uneven_picture(10, 4, "pad").data
+    assert "94 % of what the shards could do meanwhile is for nothing" in words(labs.uneven_picture(1, 16, "pad").data)
 
 
 def test_bytes_are_those_that_moved():

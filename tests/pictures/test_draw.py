@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch.nn.functional import gelu
 
-from shardlab.pictures import draw, kink, strips, svg
+from shardlab.pictures import cuts, draw, kink, strips, svg
 from shardlab.pictures.chart import curves
 from shardlab.pictures.cuts import products
+from shardlab.pictures.gantt import WAYS, gantt, shares
 
 NAN, INF = float("nan"), float("inf")
 TENSORS = {
@@ -46,21 +47,24 @@ CLOUDS = [strips.Cloud(mark, mark, [1e-6, 0.0, 2e-4]) for mark in strips.MARKS]
 DRAWINGS = {
     **{name: lambda t=t: draw.tiles([t], [0], ["cpu"]) for name, t in TENSORS.items()},
     **{
-        f"split {how} {n}": lambda how=how, n=n: draw.split(X, W, X @ W, how, n)
+        f"split {how} {n}": lambda how=how, n=n: cuts.split(X, W, X @ W, how, n)
         for how in ("column", "row")
         for n in (1, 2, 3, 16)
     },
-    "split heat": lambda: draw.split(torch.ones(9, 40), torch.ones(40, 17), torch.ones(9, 17), "row", 3),
+    "split heat": lambda: cuts.split(torch.ones(9, 40), torch.ones(40, 17), torch.ones(9, 17), "row", 3),
     "no shards": lambda: draw.tiles([], [], []),
     "error map": lambda: draw.error_map(X + 1, X),
     "large error map": lambda: draw.error_map(torch.zeros(70, 30), torch.ones(70, 30)),
     "deal": lambda: draw.deal(["cuda:0", "cuda:1", "cuda:0"]),
-    "padding": lambda: draw.padding(10, 6, ("tensor_split", "chunk", "pad")),
+    **{f"product {k}": lambda k=k: cuts.product(torch.ones(2, k), torch.ones(k, 3), torch.ones(2, 3)) for k in (4, 20)},
+    "gantt": lambda: gantt(10, 6, "chunk"),
+    "more shards than columns": lambda: gantt(5, 16),
+    "square": lambda: svg.svg(draw.square(torch.eye(9), "a title", "across", "up", 3), "a square of heights"),
     "one output": lambda: kink.one_output(CURVE, [-0.5, 1.0], [0.0, 1.0], 0.5, (-2, 2, -1, 3), "a < b"),
     "many outputs": lambda: kink.many_outputs(CURVE, [-1.0, 1.5, 9.0], [0.5, 2.0, 0.0], (-2, 2, -1, 3), "f", 2),
     "strips": lambda: strips.strips(CLOUDS, (1e-3, 2e-3), (1e-5, 1e-4), line_at=1e-2),
-    "curves": lambda: curves(SERIES, [1, 2, 4], limit=1e-6, at=2),
-    "linear curves": lambda: curves(SERIES, [1, 2, 4], logx=False, logy=False, form="{:.0%}", lines=False),
+    "curves": lambda: curves(SERIES, [1, 2, 4], "shards", "error", "a title", limits={"gelu": [1e-6, 0.5, 0.6]}),
+    "linear curves": lambda: curves(SERIES, [1, 2, 4], "shards", "error", logy=False, form="{:.0%}"),
 }
 
 
@@ -145,7 +149,7 @@ def test_words_are_escaped():
     assert bad in words(draw.tiles([torch.ones(1)], [0], ["cpu"], bad))
     assert any(bad in word for word in words(draw.tiles([torch.ones(1)], [0], [bad])))
     assert bad in parse(draw.tiles([torch.ones(1)], [0], ["cpu"], bad)).get("aria-label")
-    assert bad in words(draw.deal([bad])) and bad in words(curves({bad: [1.0]}, [1]))
+    assert bad in words(draw.deal([bad])) and bad in words(curves({bad: [1.0]}, [1], "x", "y"))
 
 
 @pytest.mark.parametrize(
@@ -192,30 +196,26 @@ def test_one_wrong_entry_among_many_stays_visible(place):
     picture = heat_maps(drawing)[0]
     assert max(picture.size) <= svg.CELLS
     assert sum(cover > 200 for cover in picture.tobytes()[3::4]) == 1
-    assert f"largest error 1 at {list(place)}" in words(drawing)[0]
+    assert f"largest error 1 at {list(place)}" in words(drawing)[1]
 
 
 def test_error_map_says_what_it_found():
     one = torch.ones(2, 2)
-    assert words(draw.error_map(one, one))[0] == "equal everywhere: the error is 0"
-    assert words(draw.error_map(one * NAN, one))[0] == "not finite at [0, 0]"
-    assert words(draw.error_map(one[:0], one[:0]))[0] == "empty: nothing to compare"
-    assert "at" not in words(draw.error_map(one + 1e-6, one))[0].split(), "rounding lies elsewhere on another CPU"
+    assert words(draw.error_map(one, one))[1] == "equal everywhere: the error is 0"
+    assert words(draw.error_map(one * NAN, one))[1] == "not finite at [0, 0]"
+    assert words(draw.error_map(one[:0], one[:0]))[1] == "empty: nothing to compare"
+    assert "at" not in words(draw.error_map(one + 1e-6, one))[1].split(), "rounding lies elsewhere on another CPU"
     with pytest.raises(ValueError, match=r"got is \[2\] and want \[2, 2\]"):
         draw.error_map(one[0], one)
 
 
 @pytest.mark.parametrize("how, sign", [("column", "all_gather"), ("row", "all_reduce")])
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
+@pytest.mark.parametrize("n", [1, 2, 3])
 def test_split_draws_the_pieces(how, sign, n):
-    said = words(draw.split(X, W, gelu(X @ W), how, n, f="gelu"))
-    assert sign in said
-    for rank in range(n):
-        assert {f"W_{rank}", f"Y_{rank}" if how == "column" else f"P_{rank}"} <= set(said)
-        assert (f"X_{rank}" in said) == (how == "row")
-    for part in products(X, W, how, n):
-        assert {svg.number(value) for value in part.flatten().tolist()} <= set(said)
-    assert {svg.number(value) for value in gelu(X @ W).flatten().tolist()} <= set(said)
+    said = words(cuts.split(X, W, gelu(X @ W), how, n, f="gelu"))
+    assert sign in said and {str(rank) for rank in range(n)} <= set(said)
+    for part in [*products(X, W, how, n), *cuts.pieces(X, W, how, n)[1], gelu(X @ W)]:
+        assert {svg.short(value) for value in part.flatten().tolist()} <= set(said)
 
 
 def test_products_are_what_the_shards_compute():
@@ -224,34 +224,74 @@ def test_products_are_what_the_shards_compute():
 
 
 def test_split_says_where_the_nonlinearity_is():
-    before = words(draw.split(X, W, X, "row", 2, f="gelu", when="before"))
-    after = words(draw.split(X, W, X, "row", 2, f="gelu", when="after"))
-    assert "P_r = gelu(X_r @ W_r)" in before and "Y = P_0 + P_1" in before
-    assert "P_r = X_r @ W_r" in after and "Y = gelu(P_0 + P_1)" in after
-
-
-def test_split_names_the_empty_pieces():
-    assert "empty: W_4 … W_15" in words(draw.split(X, W, X @ W, "row", 16))
+    before = words(cuts.split(X, W, X, "row", 2, f="gelu", when="before"))
+    after = words(cuts.split(X, W, X, "row", 2, f="gelu", when="after"))
+    assert "P_r = gelu(X_r @ W_r)" in before and "Y = sum" in before
+    assert "P_r = X_r @ W_r" in after and "Y = gelu(sum)" in after
     with pytest.raises(ValueError, match="column"):
-        draw.split(X, W, X @ W, "diagonal", 2)
+        cuts.split(X, W, X @ W, "diagonal", 2)
+
+
+@pytest.mark.parametrize("how", ["column", "row"])
+def test_a_shard_without_a_piece_is_drawn_hollow(how):
+    marks = [node for node in parse(cuts.split(X, W, X @ W, how, 16)).iter() if node.get("y") in ("0", "1")]
+    assert [float(mark.get("fill-opacity", 1)) for mark in marks] == [1.0] * 4 + [0.0] * 12
+
+
+def test_equal_shapes_have_equal_size_whatever_their_values():
+    matrix = torch.tensor([[-11.25, 1000.0], [0.5, 1.0]])
+    drawn = parse(cuts.split(torch.ones(2, 2), matrix, torch.zeros(2, 2), "row", 1, [matrix]))
+    sizes = {
+        (node.get("width"), node.get("height")) for node in drawn.iter("{*}rect") if node.get("stroke-width") == "2"
+    }
+    assert sizes == {("84", "40")}
+
+
+@pytest.mark.parametrize("how", ["column", "row"])
+@pytest.mark.parametrize("side", [4, 40])
+def test_the_canvas_stays_where_it_is_as_shards_come_and_go(how, side):
+    X, W = torch.ones(2, side), torch.ones(side, side)
+    boxes = {parse(cuts.split(X, W, X @ W, how, n, want=X @ W)).get("viewBox") for n in range(1, 17)}
+    boxes |= {parse(cuts.split(X, W, X @ W, how, n, want=W[:2], matches=False)).get("viewBox") for n in (1, 2, 16)}
+    assert len(boxes) == 1
+
+
+def test_what_does_not_fit_is_told_beside_the_baseline():
+    said = words(cuts.split(X, W, X @ W + 1, "row", 2, want=X @ W, matches=False))
+    assert {"baseline", "Y - baseline", "up to 1"} <= set(said) and said.count("1") >= 8
+    assert "0, up to rounding" in words(cuts.split(X, W, X @ W, "row", 2, want=X @ W))
+    drawing = cuts.split(X, W, X @ W + 1, "row", 2, want=X @ W, matches=False)
+    assert "They differ by up to 1." in parse(drawing).get("aria-label")
 
 
 def test_deal_keeps_each_shard_with_its_device():
     assert words(draw.deal(["a", "b", "a"])) == ["a", "shard 0", "shard 2", "b", "shard 1"]
 
 
-@pytest.mark.parametrize("size, n", [(10, 3), (3, 5), (8, 4), (0, 2)])
-def test_padding_keeps_every_entry(size, n):
-    assert sum(real for real, _ in draw._sizes(size, n, "pad")) == size
-    uneven = [len(piece) for piece in torch.empty(size).tensor_split(n)]
-    assert [real for real, _ in draw._sizes(size, n, "tensor_split")] == uneven
-    label = parse(draw.padding(size, n)).get("aria-label")
-    padding = sum(map(int, re.findall(r"and (\d+) of padding", label)))
-    assert (size + padding) % n == 0 and padding < max(n, 1)
+@pytest.mark.parametrize("size, n", [(10, 3), (3, 5), (8, 4), (64, 16), (1, 1)])
+def test_every_way_keeps_every_column_and_draws_every_shard(size, n):
+    for way in WAYS:
+        found = shares(size, n, way)
+        assert len(found) == n and sum(real for real, _ in found) == size
+    assert [real for real, _ in shares(size, n, "tensor_split")] == list(map(len, torch.empty(size).tensor_split(n)))
+    assert len({sum(piece) for piece in shares(size, n, "pad")}) == 1
+    label = parse(gantt(size, n)).get("aria-label")
+    assert len(re.findall(r"shard \d+ works", label)) == 3 * n
+
+
+def test_the_lanes_stay_where_they_are_as_columns_come_and_go():
+    assert len({parse(gantt(size, 5, way)).get("viewBox") for size in (1, 17, 64) for way in WAYS}) == 1
+
+
+def test_padding_and_waiting_are_hatched():
+    hatched = [node.get("stroke") for node in parse(gantt(6, 4)).iter() if node.get("d", "").count("M") > 1]
+    assert (
+        hatched.count(svg.colour(3)) >= 1 and hatched.count("#888") == 3
+    )  # two shards wait in one way, one in the other
 
 
 def test_curves_keep_their_names_apart():
-    drawing = parse(curves({str(k): [1.0, 1.0] for k in range(6)}, [1, 2]))
+    drawing = parse(curves({str(k): [1.0, 1.0] for k in range(6)}, [1, 2], "x", "y"))
     heights = [float(node.get("y")) for node in drawing.iter() if node.get("text-anchor") == "start"][1:]
     assert len(heights) == 6 and all(b - a >= 15 for a, b in zip(heights, heights[1:], strict=False))
 
@@ -291,7 +331,7 @@ def test_colour_is_never_the_only_sign():
     frames = [node for node in drawing.iter() if node.tag.endswith("rect") and node.get("stroke")]
     assert len(frames) == 16
     assert len({(node.get("stroke"), node.get("stroke-dasharray")) for node in frames}) == 16
-    lines = curves({str(k): [1.0] for k in range(5)}, [1])
+    lines = curves({str(k): [1.0] for k in range(5)}, [1], "x", "y")
     shapes = re.findall(r'<path d="M[\d.]+ [\d.]+(m[^"]+)" fill="([^"]+)"', lines)
     assert len(set(shapes)) == 5, "every curve has a marker of its own"
 
@@ -299,7 +339,7 @@ def test_colour_is_never_the_only_sign():
 def test_drawing_leaves_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    for redraw in (*DRAWINGS.values(), lambda: draw.split(X, W[:1], X, "row", 2), lambda: draw.error_map(X, W)):
+    for redraw in (*DRAWINGS.values(), lambda: cuts.split(X, W[:1], X, "row", 2), lambda: draw.error_map(X, W)):
         with contextlib.suppress(RuntimeError, ValueError):
             redraw()
         assert torch.get_num_threads() == 3
@@ -310,8 +350,8 @@ def test_time_of_a_redraw(record_property):
     big = torch.ones(32, 512), torch.ones(512, 512), torch.ones(32, 512)
     for what, redraw in {
         "8 tiles of values": lambda: draw.tiles([X] * 8, range(8), ["cpu"] * 8),
-        "a split of values": lambda: draw.split(X, W, X, "row", 2),
-        "a split of 512 x 512": lambda: draw.split(*big, "row", 4),
+        "a split of values": lambda: cuts.split(X, W, X, "row", 2),
+        "a split of 512 x 512": lambda: cuts.split(*big, "row", 4),
     }.items():
         start = time.perf_counter()
         for _ in range(9):

@@ -8,7 +8,8 @@ from shardlab import Mesh
 from shardlab.compare import Comparison, compare
 from shardlab.labs.activations import ACTIVATIONS
 from shardlab.labs.lab import HTML, Lab, below, menu, said, slider, switch
-from shardlab.pictures import draw
+from shardlab.pictures.cuts import split as split_drawing
+from shardlab.pictures.svg import about
 from shardlab.record import Traffic
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -66,13 +67,15 @@ def draw_split(how, shards, activation, when, **state):
     """The picture of a state of the split lab, as HTML."""
     ran = split_result(how, shards, activation, when, **state)
     name = "" if activation == "identity" else activation
-    picture = draw.split(ran.X, ran.W, ran.y, how, shards, ran.parts, name, when)
-    return verdict(ran) + moved(ran.traffic) + picture + ("" if ran.matches else draw.error_map(ran.y, ran.baseline))
+    picture = split_drawing(ran.X, ran.W, ran.y, how, shards, ran.parts, name, when, ran.baseline, ran.matches)
+    return verdict(ran) + moved(ran.traffic) + picture
 
 
 def verdict(ran):
     worst = max(row.largest for row in ran.close.rows)
     size = ran.baseline.abs().max().item()
+    if ran.matches and worst >= 1e-4:
+        return said(True, "Match.", f"The shards arrive at the baseline: off by at most {about(worst)}, mere rounding.")
     if ran.matches:
         limit = below(worst, size * torch.finfo(ran.y.dtype).eps)
         return said(True, "Match.", f"The shards arrive at the baseline: every error is below {limit}, mere rounding.")

@@ -8,7 +8,7 @@ from shardlab import Mesh, Shards
 from shardlab.compare import Comparison, compare
 from shardlab.labs.lab import HTML, Lab, menu, said, slider
 from shardlab.labs.lab01_split import seed_data
-from shardlab.pictures import draw
+from shardlab.pictures.gantt import gantt
 
 ROWS, K = 2, 8
 WAYS = [("uneven pieces", "tensor_split"), ("zeros as padding", "pad"), ("torch.chunk", "chunk")]
@@ -60,10 +60,14 @@ def uneven_result(width=10, shards=4, way="tensor_split"):
 def draw_uneven(width, shards, way):
     """The picture of a state of this lab, as HTML."""
     ran = uneven_result(width, shards, way)
-    return result(ran) + balance(ran) + wasted(ran, width) + draw.padding(width, shards, ways=(way,))
+    return result(ran, width) + balance(ran) + wasted(ran, width) + gantt(width, shards, way)
 
 
-def result(ran):
+def result(ran, width):
+    useful = width / (len(ran.columns) * max(ran.columns))
+    if ran.close.passed and useful < 0.5:
+        nothing = f"{100 - 100 * useful:.0f} % of what the shards could do meanwhile is for nothing."
+        return said(None, "The result is right,", f"within rounding of the unsplit X @ W, but {nothing}")
     if ran.close.passed:
         return said(True, "The result is right.", "Every entry is within rounding of the unsplit X @ W.")
     return said(False, "The result is wrong.", "It is not the unsplit X @ W.")
@@ -80,7 +84,7 @@ def balance(ran):
             False, f"torch.chunk made {len(ran.columns) - ran.idle} pieces for {len(ran.columns)} shards:", trap
         )
     if most == least:
-        return said(True, "No shard waits:", f"{most} columns on each.")
+        return said(None if ran.padding else True, "No shard waits:", f"{most} columns on each.")
     on_average = f"so on average the shards wait {100 * ran.waiting:.0f} % of the time."
     return said(None, "Some shards wait:", f"the longest has {most} columns and the shortest {least}, {on_average}")
 

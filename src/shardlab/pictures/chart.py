@@ -1,57 +1,45 @@
-"""Line charts as inline SVG, redrawn at every key press: numbers in, a string out."""
+"""Line charts as inline SVG: numbers in, a string out."""
 
 import math
 
 from shardlab.pictures import svg
 from shardlab.pictures.svg import CHAR, line, rect, text
 
-LEFT, TOP, WIDE, TALL = 76, 26, 420, 230  # the plotting area
+LEFT, TOP, WIDE, TALL = 76, 50, 340, 230  # the plotting area
 
 
-def curves(
-    series,
-    xs,
-    xlabel="shards",
-    ylabel="relative error",
-    logx=True,
-    logy=True,
-    form="{:g}",
-    limit=None,
-    limit_label="tolerance",
-    at=None,
-    lines=True,
-):
-    """Draw named curves over xs, each with its own colour, marker and dash, and its name at its end.
+def curves(series, xs, xlabel, ylabel, title="", logy=True, form="{:g}", limits=()):
+    """Draw named curves over xs (on a log axis), each with its own colour, marker and dash, and its name at its end.
 
-    `series` maps a name to the values at xs (None or NaN: no point; on a log axis a zero lies on the floor).
-    `limit` is a number or one value for each x, drawn as a line named `limit_label`. `at` marks one x. `form`
-    writes the values of the y axis, such as "{:.0%}". `lines=False` draws dots alone.
+    `series` maps a name to the values at xs (None or NaN: no point; on a log axis a zero lies on the floor), `limits`
+    some of these names to values that are drawn dashed, in the colour of that name. `form` writes the values of the y
+    axis, such as "{:.0%}".
 
-    >>> chart = curves({"gelu": [0.37, 0.45], "relu": [0.43, 0.72]}, [2, 4])
+    >>> chart = curves({"gelu": [0.37, 0.45], "relu": [0.43, 0.72]}, [2, 4], "shards", "error")
     >>> "gelu" in chart and "relu" in chart
     True
     """
-    limits = [] if limit is None else [limit] * len(xs) if isinstance(limit, int | float) else list(limit)
-    known = [y for ys in [*series.values(), limits] for y in ys if _fine(y)]
-    x, y = _scale(xs, LEFT + 12, LEFT + WIDE - 12, logx), _scale(known, TOP + TALL, TOP, logy, room=True)
-    parts = [_axes(x, y, xs, xlabel, ylabel, form)]
-    if at is not None:
-        parts.append(line(x(at), TOP, x(at), TOP + TALL, stroke="#888", stroke_width=2))
-    ends = []
+    limits = {name: limits[name] for name in series if name in limits}
+    known = [y for ys in [*series.values(), *limits.values()] for y in ys if _fine(y)]
+    x, y = _scale(xs, LEFT + 12, LEFT + WIDE - 12, True), _scale(known, TOP + TALL, TOP, logy, room=True)
+    parts, ends = [_axes(x, y, xs, xlabel, ylabel, form)], []
+    if title:
+        parts.append(text(0, 14, title, "start", font_weight=700))
     for index, (name, ys) in enumerate(series.items()):
         points = [(x(a), y(b)) for a, b in zip(xs, ys, strict=True) if _fine(b)]
         if points:
-            parts.append(_curve(points, index, lines))
+            parts.append(_curve(points, index, bool(limits)))
             ends.append((points[-1][1], name, index))
-    if limits:
-        points = [(x(a), y(b)) for a, b in zip(xs, limits, strict=True)]
-        parts.append(_path(points, stroke="currentColor", stroke_width=1.5, stroke_dasharray="7 4"))
-        ends.append((points[-1][1], limit_label, None))
+        if name in limits:
+            dashed = [(x(a), y(b)) for a, b in zip(xs, limits[name], strict=True)]
+            parts.append(_path(dashed, stroke=svg.colour(index), stroke_width=1.5, stroke_dasharray="7 4"))
+            ends.append((dashed[-1][1], f"{name}, allowed", None))
     parts.append(_names(ends))
     width = LEFT + WIDE + 34 + CHAR * max((len(name) for _, name, _ in ends), default=0)
     said = "; ".join(f"{name}: " + ", ".join(map(_said, ys)) for name, ys in series.items())
-    label = f"{ylabel} against {xlabel} {', '.join(f'{a:g}' for a in xs)}. {said}"
-    return svg.svg(("".join(parts), width, TOP + TALL + 46), label)
+    label = f"{title}: {ylabel}".removeprefix(": ") + f" against {xlabel} {', '.join(f'{a:g}' for a in xs)}. {said}"
+    dashed = ". Dashed: allowed" if limits else ""
+    return svg.svg(("".join(parts), width, TOP + TALL + 46), label + dashed)
 
 
 def _fine(value):
@@ -97,7 +85,7 @@ class _scale:
 
 
 def _axes(x, y, xs, xlabel, ylabel, form):
-    parts = [rect(LEFT, TOP, WIDE, TALL, stroke="#888"), text(LEFT, 16, ylabel, "start", font_weight=700)]
+    parts = [rect(LEFT, TOP, WIDE, TALL, stroke="#888"), text(LEFT, TOP - 10, ylabel, "start")]
     for value in y.ticks():
         height = y(value)
         parts.append(line(LEFT, height, LEFT + WIDE, height, stroke="#888", stroke_opacity=0.35))
@@ -107,13 +95,13 @@ def _axes(x, y, xs, xlabel, ylabel, form):
         if x(value) - last > CHAR * 5:
             last = x(value)
             parts.append(text(last, TOP + TALL + 18, f"{value:g}"))
-    parts.append(text(LEFT + WIDE / 2, TOP + TALL + 40, xlabel, font_weight=700))
+    parts.append(text(LEFT + WIDE / 2, TOP + TALL + 40, xlabel))
     return "".join(parts)
 
 
-def _curve(points, index, lines):
-    dash = {"stroke_dasharray": svg.DASHES[index % 4]} if index % 4 else {}
-    path = _path(points, stroke=svg.colour(index), stroke_width=2, **dash) if lines else ""
+def _curve(points, index, solid):
+    dash = {"stroke_dasharray": svg.DASHES[index % 4]} if index % 4 and not solid else {}
+    path = _path(points, stroke=svg.colour(index), stroke_width=2, **dash)
     return path + "".join(_marker(a, b, index) for a, b in points)
 
 

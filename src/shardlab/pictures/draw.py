@@ -3,10 +3,10 @@
 import torch
 
 from shardlab.pictures import svg
-from shardlab.pictures.cuts import LEGIBLE, split
+from shardlab.pictures.cuts import LEGIBLE
 from shardlab.pictures.svg import CHAR, flow, number, plain, stack, words
 
-__all__ = ["deal", "error_map", "padding", "split", "text", "tiles"]
+__all__ = ["deal", "error_map", "square", "text", "tiles"]
 
 
 @svg.one_thread()
@@ -117,7 +117,7 @@ def _count(tensors):
 
 
 @svg.one_thread()
-def error_map(got, want, note=""):
+def error_map(got, want, title="got - want"):
     """Draw where `got` differs from `want`: their difference, the place and the size of the largest error.
 
     Both have one shape (else a ValueError); small ones show their values, large ones a heat map in which each
@@ -132,8 +132,25 @@ def error_map(got, want, note=""):
     if not sizes.sum().isfinite():
         sizes = sizes.nan_to_num(torch.inf)  # what is not a number is the worst error of all
     said = _worst(sizes, want)
-    lines = [words(said, font_weight=700)] + ([_errors(wrong, sizes)] if wrong.numel() else [])
-    return svg.svg(stack(lines + ([words(note)] if note else []), 8), f"Error map: {said}. {note}".strip())
+    lines = [words(title, font_weight=700), words(said)] + ([_errors(wrong, sizes)] if wrong.numel() else [])
+    values = f" The errors: {svg.rows(wrong)}." if wrong.numel() and _legible(wrong) else ""
+    return svg.svg(stack(lines, 6), f"{title} {list(got.shape)}: {said}.{values}")
+
+
+def square(heights, title, across, up, reach):
+    """Give the drawing, width and height of a function over a square about 0: heights[i, j] is at y_i and x_j."""
+    side, left, top, size = 260, 30, 44, svg.largest([heights])
+    size = size if size > 1e-9 else 1  # rounding is no height
+    x, y = left + side / 2, top + side / 2
+    body = [svg.text(0, 14, title, "start", font_weight=700), svg.text(left, top - 8, up, "start")]
+    body += [svg.heat(heights.flip(0), left, top, side, side, size), svg.rect(left, top, side, side, stroke="#888")]
+    body += [svg.line(left, y, left + side, y), svg.line(x, top, x, top + side)]
+    for share, value in ((0, -reach), (0.5, 0), (1, reach)):
+        body.append(svg.text(left + share * side, top + side + 16, f"{value:g}"))
+        body.append(svg.text(left - 6, top + (1 - share) * side + 4, f"{value:g}", "end"))
+    body.append(svg.text(x, top + side + 34, across))
+    wide = max(left + side + 12, CHAR * len(title))
+    return stack([("".join(body), wide, top + side + 40), svg.scale_bar(size)], 6)
 
 
 def _worst(sizes, want):
@@ -161,7 +178,7 @@ def _errors(wrong, sizes):
     (rows, columns), shown, scale = matrix.shape, _legible(matrix), svg.largest([matrix])
     wide, tall = (max(40, min(320, 6 * side)) for side in (columns, rows))
     if shown:
-        cell = CHAR * max(len(number(v)) for v in matrix.flatten().tolist()) + 12
+        cell = svg.CELL[0]
         wide, tall = columns * cell, rows * 22
     body = svg.heat(matrix, 0, 0, wide, tall, scale, opacity=0.45 if shown else 1)
     body += svg.rect(0, 0, wide, tall, stroke="#888")
@@ -171,7 +188,7 @@ def _errors(wrong, sizes):
         high, broad = tall / places.shape[0], wide / places.shape[1]
         body += svg.rect(j * broad, i * high, broad, high, stroke="currentColor", stroke_width=2.5)
     if shown:
-        return body + svg.values(matrix.tolist(), 0, 0, cell), wide, tall
+        return body + svg.values(matrix.tolist(), 0, 0, cell, write=svg.short), wide, tall
     return flow([(body, wide, tall), svg.scale_bar(scale)], 20)
 
 
@@ -190,52 +207,3 @@ def deal(devices):
         boxes.append((svg.frame(0, 0, wide, tall + 20) + svg.move(body, 10, 10), wide, tall + 20))
     said = ", ".join(f"shard {rank} on {device}" for rank, device in enumerate(devices))
     return svg.svg(flow(boxes, page=900), f"{len(devices)} shards over {len(boxes)} devices: {said}")
-
-
-def padding(size, n, ways=("tensor_split", "pad")):
-    """Draw `size` entries cut over n shards: in uneven pieces ("tensor_split", "chunk") or padded ("pad").
-
-    Padding is hatched: room that every shard computes on and that holds no value.
-
-    >>> "shard 2: 2 and 2 of padding" in padding(10, 3)
-    True
-    """
-    unit = min(24, 640 / max(size + n, 1))
-    lines, said = [], []
-    for way in ways:
-        pieces = _sizes(size, n, way)
-        lines += [words(_WAYS[way].format(size=size, n=n, pieces=len(pieces))), _bars(pieces, unit)]
-        more = [f" and {pad} of padding" if pad else "" for _, pad in pieces]
-        said.append(f"{way}: " + ", ".join(f"shard {r}: {p[0]}{more[r]}" for r, p in enumerate(pieces)))
-    return svg.svg(stack(lines, 8), f"{size} entries over {n} shards. {'; '.join(said)}")
-
-
-_WAYS = {
-    "tensor_split": "{size} over {n}, uneven pieces (torch.tensor_split)",
-    "chunk": "{size} over {n}, torch.chunk: {pieces} pieces",
-    "pad": "{size} over {n}, padded to equal pieces",
-}
-
-
-def _sizes(size, n, way):
-    """Give the entries and the padding of each piece."""
-    if way in ("tensor_split", "chunk"):
-        return [(len(piece), 0) for piece in getattr(torch.empty(size), way)(n)]
-    each = -(-size // n)
-    real = [min(each, max(0, size - rank * each)) for rank in range(n)]
-    return [(entries, each - entries) for entries in real]
-
-
-def _bars(pieces, unit):
-    """Draw one bar a shard, its label above, its size below and its padding hatched."""
-    bars = []
-    for rank, (real, pad) in enumerate(pieces):
-        wide, room = unit * real, unit * (real + pad)
-        body = svg.badge(0, 0, max(room, 24), str(rank), rank) + svg.frame(0, 22, max(room, 2), 26, rank)
-        if pad:
-            body += svg.hatch(wide, 22, unit * pad, 26)
-        ticks = "".join(svg.line(i * unit, 22, i * unit, 48, stroke="#888") for i in range(1, real + pad))
-        body += ticks if unit >= 8 else ""
-        size = svg.text(max(room, 24) / 2, 64, f"{real}+{pad}" if pad else real)
-        bars.append((body + size, max(room, 24), 68))
-    return flow(bars, 8)

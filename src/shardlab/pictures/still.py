@@ -17,23 +17,28 @@ COLOURS = f"<style>:root{{{LIGHT}}}@media(prefers-color-scheme:dark){{:root{{{DA
 DRAWING = re.compile(r"<svg\b([^>]*)>(.*?)</svg>", re.S)
 
 
-def still(drawing):
-    """Turn one drawing, an inline `<svg>` as `svg.svg` makes it, into an `<img>` with the same words as its alt text.
-
-    >>> from shardlab.pictures import svg
-    >>> still(svg.svg((svg.rect(0, 0, 80, 40), 80, 40), "a frame"))[:37]
-    '<img alt="a frame" width="104" style='
-    """
+def carded(drawing):
+    """Put a drawing, an inline `<svg>` as `svg.svg` makes it, on its card: so it can stand in a file of its own."""
     head, body = DRAWING.fullmatch(drawing).groups()
     left, top, width, height = map(float, _attribute(head, "viewBox").split())
     card = left - PAD, top - PAD, width + 2 * PAD, height + 2 * PAD
     head = re.sub(r'viewBox="[^"]*"', 'viewBox="{:g} {:g} {:g} {:g}"'.format(*card), head)
     head = re.sub(r'\bwidth="[^"]*"', 'width="{2:g}" height="{3:g}"'.format(*card), head)
     page = '<rect x="{:g}" y="{:g}" width="{:g}" height="{:g}" rx="8" style="fill:var(--jp-layout-color0)"/>'
-    data = base64.b64encode(f"<svg{head}>{COLOURS}{page.format(*card)}{body}</svg>".encode()).decode()
-    shape = f'width="{card[2]:g}" style="max-width:100%;height:auto"'
-    alt = _attribute(head, "aria-label")
-    return f'<img alt="{alt}" {shape} src="data:image/svg+xml;base64,{data}">'
+    return f"<svg{head}>{COLOURS}{page.format(*card)}{body}</svg>"
+
+
+def still(drawing):
+    """Turn one drawing into an `<img>` that holds it on its card, with the same words as its alt text.
+
+    >>> from shardlab.pictures import svg
+    >>> still(svg.svg((svg.rect(0, 0, 80, 40), 80, 40), "a frame"))[:37]
+    '<img alt="a frame" width="104" style='
+    """
+    picture = carded(drawing)
+    alt, width = _attribute(picture, "aria-label"), _attribute(picture, "width")
+    shape = f'width="{width}" style="max-width:100%;height:auto"'
+    return f'<img alt="{alt}" {shape} src="data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()}">'
 
 
 def stills(html):

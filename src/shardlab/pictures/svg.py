@@ -14,6 +14,7 @@ ON_COLOUR = ("#fff", "#111", "#111", "#111")  # the text colour that reads on ea
 DASHES = ("", "6 3", "2 2", "8 2 2 2")  # shards 0-3, 4-7, 8-11, 12-15: colour is never the only sign
 BELOW, ABOVE = (123, 95, 191), (183, 121, 0)  # heat: purple below 0, amber above, the page itself at 0
 CELLS = 32  # a heat map has at most this many cells a side
+CELL = (42, 20)  # the width and the height of a value in at most five characters
 CHAR = 7.25  # the width of one monospace character of 12 px
 
 
@@ -112,6 +113,27 @@ def number(value):
     return f"{value:.4f}" if isinstance(value, complex) else str(value)
 
 
+def short(value):
+    """Write a value in at most five characters, a whole number without decimals.
+
+    >>> [short(v) for v in (0.53239, -1.0, -0.001, 123.4, float("nan"))]
+    ['0.53', '-1', '0.00', '123', 'nan']
+    """
+    if value != value or abs(value) == math.inf or value == round(value):
+        return f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{round(value, 2) + 0:.2f}"
+
+
+def rows(matrix):
+    """Write a small matrix row by row, as words.
+
+    >>> rows(torch.tensor([[0.5, 1.0], [2.0, 3.0]]))
+    '0.50 1; 2 3'
+    """
+    cells = plain(matrix)
+    return "; ".join(" ".join(map(short, row)) for row in cells.reshape(-1, (1, *cells.shape)[-1]).tolist())
+
+
 def about(value):
     """Write the size of an error with as many digits as are the same on any CPU.
 
@@ -156,7 +178,7 @@ def words(said, **attributes):
     return text(0, 13, said, "start", **attributes), CHAR * len(said), 18
 
 
-def values(rows, x, y, cell, height=22):
+def values(rows, x, y, cell, height=22, write=number):
     """Write a list of rows of values into cells of one width."""
     parts = []
     for i, row in enumerate(rows):
@@ -166,7 +188,7 @@ def values(rows, x, y, cell, height=22):
                 text(
                     x + (j + 0.5) * cell,
                     y + (i + 0.7) * height,
-                    number(value),
+                    write(value),
                     **{"font_weight": 800, "text_decoration": "underline"} if odd else {},
                 )
             )
