@@ -15,6 +15,7 @@ opens a copy of the notebook, runs all its cells and saves screenshots from top 
 import argparse
 import contextlib
 import functools
+import io
 import json
 import os
 import secrets
@@ -29,6 +30,7 @@ from pathlib import Path
 
 import psutil
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -328,6 +330,17 @@ class Page:
             self.page.wait_for_timeout(200)
         self.page.screenshot(path=path)
 
+    def film(self, path, slider, keys):
+        """Save what a slider does, from its start and over so many keys, as a GIF of its cell."""
+        cell, frames = slider.locator("xpath=ancestor::*[contains(@class, 'jp-Cell ')]"), []
+        cell.locator(".jp-OutputArea").evaluate("e => e.scrollIntoView({block: 'center'})")
+        self.press(slider, "Home")
+        for _ in range(keys + 1):
+            frames.append(Image.open(io.BytesIO(cell.screenshot())).quantize(256, dither=Image.Dither.NONE))
+            self.press(slider)
+        pauses = [900] * keys + [2500]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=pauses, loop=0, optimize=True)
+
     def screenshots(self, folder, name, overlap=60):
         """Save the whole notebook, top to bottom, as `name-00.png`, `name-01.png`, …; returns the paths."""
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -351,6 +364,9 @@ def main():
     parser.add_argument("--no-run", action="store_true", help="show the stored outputs, run nothing")
     parser.add_argument("--keys", type=int, default=0, help="also press ArrowRight this often on every slider")
     parser.add_argument("--slider", metavar="FILE", help="also save the whole window, with the first slider in sight")
+    parser.add_argument(
+        "--film", metavar="FILE", help="also save what the first slider does over --keys keys, as a GIF"
+    )
     parser.add_argument("--axe", action="store_true", help="also list accessibility problems, the known ones included")
     parser.add_argument("--windowing", default="none", help="JupyterLab's windowing mode")
     parser.add_argument("--width", type=int, default=1280)
@@ -367,6 +383,9 @@ def main():
             page.open(notebook)
             if not options.no_run:
                 page.run_all()
+            if options.film:
+                page.film(options.film, page.sliders()[0], options.keys)
+                continue
             for number, slider in enumerate(page.sliders() if options.keys else []):
                 took = [page.press(slider) for _ in range(options.keys)]
                 print(f"slider {number}: ms from key to picture", [t and round(t) for t in took])
