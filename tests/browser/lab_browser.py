@@ -363,7 +363,6 @@ def main():
     parser.add_argument("--dark", action="store_true", help="JupyterLab's dark theme")
     parser.add_argument("--no-run", action="store_true", help="show the stored outputs, run nothing")
     parser.add_argument("--keys", type=int, default=0, help="also press ArrowRight this often on every slider")
-    parser.add_argument("--slider", metavar="FILE", help="also save the whole window, with the first slider in sight")
     parser.add_argument(
         "--film", metavar="FILE", help="also save what the first slider does over --keys keys, as a GIF"
     )
@@ -392,12 +391,6 @@ def main():
             name = notebook.stem + ("-dark" if options.dark else "")
             for path in page.screenshots(options.out, name):
                 print(path)
-            if options.slider:
-                page.page.evaluate("jupyterapp.shell.expandLeft()")
-                page.screenshot(
-                    options.slider,
-                    scroll_to=page.sliders()[0].locator("xpath=ancestor::*[contains(@class, 'jp-Cell ')]"),
-                )
             for violation in page.axe() if options.axe else []:
                 print("axe:", violation)
             for error in page.errors():
