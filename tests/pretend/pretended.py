@@ -49,6 +49,9 @@ class Card(torch.Tensor):
     def untyped_storage(self):
         return self.held.untyped_storage()
 
+    def data_ptr(self):
+        return self.held.data_ptr()
+
 
 Card.__name__ = "tensor"  # so it is printed
 
