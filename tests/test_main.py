@@ -44,6 +44,14 @@ def test_cells_share_their_names_and_show_their_last_line(tmp_path, capsys):
     assert capsys.readouterr().out == f"21\npassed: {path}, 3 cells on one process\n"
 
 
+def test_what_a_cell_imports_that_is_left_out_is_there_for_the_others(tmp_path, capsys):
+    path = notebook(
+        tmp_path, ("needs-a-person", "import json\n1 / 0"), ("needs-a-person", "%time 1 / 0"), "json.loads('7')"
+    )
+    main([path])
+    assert capsys.readouterr().out == f"7\npassed: {path}, 1 cells on one process\n"
+
+
 def test_an_error_names_its_cell_and_ends_the_run(tmp_path, capsys):
     path = notebook(tmp_path, "a = 1", "assert a == 2, 'as it should'", "print('never')")
     with pytest.raises(SystemExit) as exit:
