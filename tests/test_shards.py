@@ -514,7 +514,7 @@ def test_it_shows_itself_and_where_it_is():
     assert "shard 0" in text and "shard 1" in text and "cpu" in text
     loss_ = values(mesh_of(2), 3, requires_grad=True).sum()
     assert f"{loss_}" == str(loss_) == repr(loss_)
-    assert "<svg" in loss_._repr_html_()
+    assert loss_._repr_html_().startswith("<img alt=")
 
 
 def test_a_shards_can_be_a_key():

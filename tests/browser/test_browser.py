@@ -24,7 +24,6 @@ pytestmark = [
 
 # What axe-core finds that is not ours: (rule, a part of the element's opening tag, why we accept it).
 KNOWN = [
-    ("aria-input-field-name", "noUi-handle", "ipywidgets: a slider's handle has no name; its label stands beside it"),
     ("aria-input-field-name", "cm-content", "JupyterLab: the editor of a code cell has no name"),
     ("aria-required-children", "jp-WindowedPanel-viewport", "JupyterLab: its feed of cells holds no articles"),
     (
@@ -120,6 +119,10 @@ def test_no_accessibility_violations_of_ours(page):
     assert page.axe(known=KNOWN) == []
 
 
+BESIDE = """handle => ['.widget-label', '.widget-readout'].map(
+  part => handle.closest('.widget-slider').querySelector(part).textContent)"""
+
+
 @pytest.mark.parametrize("number", [path.name[:2] for path in LESSONS if not path.name.startswith("01")])
 def test_every_lab_answers_the_keyboard(another, number, record_property):
     """The other lessons: they run, each slider moves its picture, and a reader without eyes or mouse gets along."""
@@ -130,6 +133,8 @@ def test_every_lab_answers_the_keyboard(another, number, record_property):
         times = [another.press(slider, key) for key in ("ArrowRight", "ArrowLeft") * 2]
         assert None not in times, f"slider {index}: a key press did not change the picture"
         record_property(f"lesson {number}, slider {index}: median", f"{statistics.median(times):.0f} ms")
+        beside = slider.evaluate(BESIDE)
+        assert [slider.get_attribute("aria-label"), slider.get_attribute("aria-valuetext")] == beside
     assert another.axe(known=KNOWN) == []
 
 

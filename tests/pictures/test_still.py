@@ -53,4 +53,4 @@ def test_a_picture_shows_itself_in_both_ways():
 def test_shards_show_themselves_as_a_still():
     shown = Mesh(2).shard(torch.eye(4), dim=1)._repr_html_()
     drawing = base64.b64decode(re.fullmatch(r'<img [^>]*base64,([^"]*)">', shown)[1]).decode()
-    assert drawing.count(">1.0000<") == 4
+    assert drawing.count(">1<") == 4

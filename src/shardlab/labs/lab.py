@@ -6,6 +6,7 @@ from html import escape
 import ipywidgets as widgets
 from IPython.display import display
 
+from shardlab.labs.spoken import spoken
 from shardlab.pictures.still import Picture as HTML
 from shardlab.pictures.still import stills
 from shardlab.pictures.svg import one_thread
@@ -65,7 +66,8 @@ class Lab(Kept):
         columns = widgets.Layout(
             grid_template_columns="repeat(auto-fill, 268px)", grid_gap="2px 8px", align_items="center"
         )
-        super().__init__([widgets.GridBox([*controls.values()], layout=columns), self.screen])
+        rows = [widgets.GridBox([*controls.values()], layout=columns), self.screen, spoken(controls.values())]
+        super().__init__(rows, _dom_classes=["shardlab-lab"])
         self.redraw()
         for control in controls.values():
             control.observe(self.changed, "value")

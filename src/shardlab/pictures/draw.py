@@ -14,17 +14,21 @@ def tiles(tensors, ranks, devices, note=""):
     """Draw one tile a shard: its rank, device, shape and dtype, and its values (a heat map for a large one).
 
     >>> import torch
-    >>> tiles([torch.eye(2), torch.ones(2, 2)], [0, 1], ["cpu", "cpu"])[-300:].count("1.0000")
+    >>> tiles([torch.eye(2), torch.ones(2, 2)], [0, 1], ["cpu", "cpu"])[-300:].count(">1<")
     4
     """
     scale = svg.largest([t for t in tensors if not _legible(t) and not t.is_meta])
     shards = list(zip(tensors, ranks, devices, strict=True))
-    parts = [flow([_tile(*shard, scale) for shard in shards])]
+    cell = _cell([t for t in tensors if _legible(t) and not t.is_meta])  # one for all: equal shapes have equal size
+    parts = [flow([_tile(*shard, scale, cell) for shard in shards])]
     if scale:
         parts.append(svg.scale_bar(scale))
     if note:
         parts.append(words(note))
-    said = "; ".join(f"shard {rank} on {device}: {_kind(tensor)}" for tensor, rank, device in shards)
+    few = sum(t.numel() for t in tensors) <= 64
+    said = ". ".join(
+        f"shard {rank} on {device}: {_kind(tensor)}{_told(tensor, few)}" for tensor, rank, device in shards
+    )
     return svg.svg(stack(parts), f"{_count(tensors)}. {said}. {note}".strip())
 
 
@@ -47,10 +51,10 @@ def text(tensors, ranks, devices, total=None):
     return "\n".join([f"Shards of {total or len(tensors)} on {where}", *blocks])
 
 
-def _tile(tensor, rank, device, scale):
+def _tile(tensor, rank, device, scale, cell):
     """Give the drawing, width and height of one shard's tile."""
     head, kind = f"shard {rank} · {device}", _kind(tensor)
-    body, wide, tall = _body(tensor, scale)
+    body, wide, tall = _body(tensor, scale, cell)
     width = max(wide + 16, CHAR * max(len(head), len(kind)) + 16)
     height = 48 + tall
     middle = svg.move(body, (width - wide) / 2, 44)
@@ -58,12 +62,12 @@ def _tile(tensor, rank, device, scale):
     return outline + svg.text(width / 2, 36, kind) + middle, width, height
 
 
-def _body(tensor, scale):
+def _body(tensor, scale, cell):
     """Give the drawing, width and height of the values of one shard."""
     if tensor.is_meta or not tensor.numel():
         return svg.text(30, 16, "no values" if tensor.is_meta else "empty", font_style="italic"), 60, 24
     if _legible(tensor):
-        return _cells(tensor)
+        return _cells(tensor, *cell)
     matrix = tensor.reshape(-1, tensor.shape[-1])
     width, height = (min(160, max(36, 6 * side)) for side in reversed(matrix.shape))
     caption, extra = _range(matrix)
@@ -73,17 +77,23 @@ def _body(tensor, scale):
     return body, max(width, CHAR * max(len(caption), len(extra))), height + (40 if extra else 24)
 
 
-def _cells(tensor):
+def _cell(tensors):
+    """Give the width of a cell in which each value of these tensors fits, and how to write them: whole ones plainly."""
+    values = [value for tensor in tensors for value in tensor.detach().cpu().flatten().tolist()]
+    whole = all(isinstance(value, float) and value.is_integer() and abs(value) < 1e5 for value in values)
+    write = "{:.0f}".format if whole else number
+    return CHAR * max((len(write(value)) for value in values), default=1) + 10, write
+
+
+def _cells(tensor, cell, write):
     """Write out every value; of three or more dims, one matrix under the other."""
-    tensor = tensor.detach().cpu()
-    slices = tensor.reshape(-1, *_matrix_shape(tensor)).tolist()
-    cell = CHAR * max(len(number(v)) for rows in slices for row in rows for v in row) + 10
+    slices = tensor.detach().cpu().reshape(-1, *_matrix_shape(tensor)).tolist()
     parts, y = [], 0
     for rows in slices:
         if y:
             parts.append(svg.line(0, y + 2, cell * len(rows[0]), y + 2, stroke_dasharray="2 2"))
             y += 4
-        parts.append(svg.values(rows, 0, y, cell))
+        parts.append(svg.values(rows, 0, y, cell, write=write))
         y += 22 * len(rows)
     return "".join(parts), cell * len(slices[0][0]), y
 
@@ -110,6 +120,12 @@ def _range(matrix):
 
 def _kind(tensor):
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _told(tensor, few):
+    """Say the values of a small tensor, row by row."""
+    shown = few and tensor.numel() and _legible(tensor) and not tensor.is_meta and not tensor.is_complex()
+    return f" = {svg.rows(tensor)}" if shown else ""
 
 
 def _count(tensors):

@@ -36,8 +36,8 @@ def still(drawing):
     '<img alt="a frame" width="104" style='
     """
     picture = carded(drawing)
-    alt, width = _attribute(picture, "aria-label"), _attribute(picture, "width")
-    shape = f'width="{width}" style="max-width:100%;height:auto"'
+    alt, width = _attribute(picture, "aria-label"), float(_attribute(picture, "width"))
+    shape = f'width="{width:g}" style="max-width:100%;min-width:{0.75 * width:.0f}px;height:auto"'
     return f'<img alt="{alt}" {shape} src="data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()}">'
 
 

@@ -43,6 +43,8 @@ def colour(rank):
 def svg(drawing, label):
     """Wrap a drawing `(body, width, height)` into one complete `<svg>` that says what it shows.
 
+    On a narrow page it shrinks as long as its letters are 9 px high; a still narrower one scrolls.
+
     >>> svg((rect(0, 0, 8, 8), 8, 8), "a < b")[40:94]
     'role="img" aria-label="a &lt; b" viewBox="-2 -2 12 12"'
     """
@@ -50,7 +52,7 @@ def svg(drawing, label):
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" '
         f'viewBox="-2 -2 {width + 4:.0f} {height + 4:.0f}" width="{width + 4:.0f}" '
-        'font-size="12" fill="currentColor" style="max-width:100%;height:auto;'
+        f'font-size="12" fill="currentColor" style="max-width:100%;min-width:{0.75 * (width + 4):.0f}px;height:auto;'
         "color:var(--jp-content-font-color1,currentColor);"
         f'font-family:var(--jp-code-font-family,monospace)">{body}</svg>'
     )
