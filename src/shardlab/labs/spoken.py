@@ -1,8 +1,8 @@
 """Sliders that tell a screen reader their name and their value.
 
 ipywidgets leaves the handle of a slider without a name, and lets it say the index of a listed value, not the value;
-what is right stands beside it, as the label and the readout. So a few lines of JavaScript keep the handle to these. They
-live in an HTML widget of the lab, which is never stored in a notebook, and run when the browser finds that their
+what is right stands beside it, as the label and the readout. So a few lines of JavaScript keep the handle to these.
+They live in an HTML widget of the lab, which is never stored in a notebook, and run when the browser finds that their
 (empty) picture is none.
 """
 
