@@ -261,8 +261,8 @@ class Page:
         return self.page.evaluate(ERRORS)
 
     def sliders(self):
-        """The handles of all sliders on the page, top to bottom (Playwright locators)."""
-        return self.page.locator(".jp-OutputArea .noUi-handle").all()
+        """The handles of all sliders in sight of a reader, top to bottom (Playwright locators)."""
+        return self.page.locator(".jp-OutputArea .noUi-handle:visible").all()
 
     def find_slider(self):
         """Scroll down until there is a slider (JupyterLab may draw only the cells in sight), and return it."""
