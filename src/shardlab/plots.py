@@ -1,12 +1,16 @@
-"""Figures for a cell: plain tensors and numbers in, a `Picture` with its words out; no mesh."""
+"""Figures for a cell: plain tensors and numbers in, a picture with its words out; no mesh. Curves are matplotlib's."""
 
 import torch
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from shardlab.pictures import cuts, draw, svg
-from shardlab.pictures.chart import curves
+from shardlab.pictures import cuts, draw
+from shardlab.pictures.figure import HEAT, INK, Figure, styled
 from shardlab.pictures.still import Picture
+from shardlab.pictures.svg import COLOURS, about, largest
 
 __all__ = ["additivity", "error_by_k", "mismatch", "mismatch_by_shards", "product", "split"]
+
+MARKERS, STYLES = "os^DvPX*", ("-", "--", ":", "-.")
 
 
 def product(X, W, Y, f=""):
@@ -39,36 +43,110 @@ def mismatch(got, want, title="got - want"):
     return Picture(draw.error_map(got, want, title))
 
 
+@styled
 def mismatch_by_shards(errors, shards, log=False, title="The nonlinearity before the reduction"):
     """Draw the relative error against the number of shards, one line a function: `{name: [errors]}`.
 
-    >>> print(mismatch_by_shards({"gelu": [0.0, 0.37], "relu": [0.0, 0.43]}, [1, 2]))
-    The nonlinearity before the reduction: relative error against shards 1, 2. gelu: 0, 0.37; relu: 0, 0.43
+    >>> mismatch_by_shards({"gelu": [0.0, 0.37], "relu": [0.0, 0.43]}, [1, 2]).alt
+    'The nonlinearity before the reduction: relative error at 1, 2 shards. gelu: 0, 0.37; relu: 0, 0.43.'
     """
-    form = "{:.0e}" if log else "{:.0%}"
-    return Picture(curves(errors, shards, "shards", "relative error", title, log, form))
+    counts = ", ".join(map(str, shards))
+    figure, axes = _figure(6.4, 3.9, f"{title}: relative error at {counts} shards. {_said(errors)}.")
+    _lines(axes, errors, shards)
+    axes.set_xscale("log", base=2)
+    axes.set(title=title, xlabel="shards", ylabel="relative error", xticks=shards, xticklabels=shards)
+    axes.xaxis.set_minor_locator(NullLocator())
+    if log:
+        smallest = min((e for row in errors.values() for e in row if e > 0), default=1e-8)
+        axes.set_yscale("symlog", linthresh=smallest)
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    axes.set_ylim(bottom=0)
+    _names(figure, axes, errors, shards)
+    return figure
 
 
-def error_by_k(errors, ks, tolerances=None, title="Right code is not bit-exact"):
-    """Draw errors against K, one line a dtype: `{name: [errors]}`, with each dtype's own tolerance dashed.
-
-    >>> print(error_by_k({"float32": [2e-7, 4e-7]}, [64, 1024], {"float32": [1e-6, 2e-6]}))
-    Right code is not bit-exact: error against K 64, 1024. float32: below 1e-6, below 1e-6. Dashed: allowed
-    """
-    return Picture(curves(errors, ks, "K", "error", title, form="{:.0e}", limits=tolerances or {}))
-
-
+@styled
 def additivity(f, name=None, reach=3.0):
     """Draw f(a) + f(b) - f(a + b) over a and b: without colour where f may come before the sum.
 
-    >>> print(additivity(torch.relu))
-    relu(a) + relu(b) - relu(a + b), a and b from -3 to 3: 0 in 51 % of the square, at most 3 away from 0.
+    >>> additivity(torch.relu).alt
+    'relu(a) + relu(b) - relu(a + b), a and b from -3 to 3: 0 in 51 % of the square, at most 3 away from 0.'
     """
     name = name or getattr(f, "__name__", "f")
     a = torch.linspace(-reach, reach, 121, dtype=torch.float64)
     gap = f(a) + f(a)[:, None] - f(a + a[:, None])
-    scale, free = svg.largest([gap]), (gap.abs() < 1e-9).double().mean().item()
+    scale, free = largest([gap]), (gap.abs() < 1e-9).double().mean().item()
     what = f"{name}(a) + {name}(b) - {name}(a + b)"
     said = f"0 in {free:.0%} of the square".replace("%", " %")
-    alt = f"{what}, a and b from {-reach:g} to {reach:g}: {said}, at most {svg.about(scale)} away from 0."
-    return Picture(svg.svg(draw.square(gap, what, "a, on one shard", "b, on the other", reach), alt))
+    alt = f"{what}, a and b from {-reach:g} to {reach:g}: {said}, at most {about(scale)} away from 0."
+    figure, axes = _figure(5.4, 4.4, alt)
+    full = scale if scale > 1e-9 else 1
+    image = axes.imshow(gap.tolist(), HEAT, vmin=-full, vmax=full, origin="lower", extent=[-reach, reach] * 2)
+    if scale > 1e-9:
+        levels = [scale * k / 6 for k in (-5, -3, -1, 1, 3, 5)]
+        sides = a.tolist()
+        lines = axes.contour(sides, sides, gap.tolist(), levels=levels, colors=INK, linewidths=0.7)
+        axes.clabel(lines, fontsize=8, fmt="%.1f")
+    axes.axhline(0, color=INK, lw=0.8)
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.grid(False)
+    axes.set(title=what, xlabel="a, on one shard", ylabel="b, on the other")
+    figure.colorbar(image, ax=axes, shrink=0.85).outline.set_visible(False)
+    return figure
+
+
+@styled
+def error_by_k(errors, ks, tolerances=None, title="Right code is not bit-exact"):
+    """Draw errors against K, one line a dtype: `{name: [errors]}`, with each dtype's own tolerance dashed.
+
+    >>> error_by_k({"float32": [2e-7, 4e-7]}, [64, 1024], {"float32": [1e-6, 2e-6]}).alt
+    'Right code is not bit-exact: error at K = 64, 1024. float32: below 1e-6, below 1e-6. Tolerances dashed.'
+    """
+    dashed = " Tolerances dashed." if tolerances else ""
+    alt = f"{title}: error at K = {', '.join(map(str, ks))}. {_said(errors)}.{dashed}"
+    figure, axes = _figure(6.4, 4.2, alt)
+    _lines(axes, errors, ks, "-")
+    limits = {name: (tolerances or {})[name] for name in errors if name in (tolerances or {})}
+    for index, name in enumerate(errors):
+        if name in limits:
+            axes.plot(ks, limits[name], "--", color=COLOURS[index % 4], lw=1.2)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set(title=title, xlabel="K, the length of the sums", ylabel="error", xticks=ks, xticklabels=ks)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    _names(figure, axes, errors | {f"tolerance, {name}": limit for name, limit in limits.items()}, ks)
+    return figure
+
+
+def _figure(width, height, alt):
+    """Give a figure and its axes; the size is in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.alt = alt
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    return figure, figure.add_subplot()
+
+
+def _lines(axes, series, xs, style=None):
+    """Draw each series with a colour, marker and line style of its own; from the fifth on, hollow markers."""
+    for index, (name, ys) in enumerate(series.items()):
+        colour = COLOURS[index % 4]
+        look = {"color": colour, "lw": 2, "ms": 6, "mfc": colour if index < 4 else "white"}
+        line = style or STYLES[index % 4]
+        axes.plot(xs, ys, marker=MARKERS[index % 8], ls=line, label=name, clip_on=False, zorder=3, **look)
+
+
+def _names(figure, axes, series, xs):
+    """Write the name of each series beside its last point, pushed up where two would touch."""
+    ends = [(axes.transData.transform((xs[-1], ys[-1]))[1], name, ys[-1]) for name, ys in series.items()]
+    floor, point = -1e9, figure.dpi / 72
+    for height, name, y in sorted(ends):
+        floor = max(height, floor + 13 * point)
+        place = {"xytext": (20, (floor - height) / point), "textcoords": "offset points", "va": "center"}
+        axes.annotate(name, (xs[-1], y), annotation_clip=False, **place)
+
+
+def _said(series):
+    return "; ".join(f"{name}: {', '.join(map(about, ys))}" for name, ys in series.items())

@@ -13,7 +13,6 @@ from PIL import Image
 from torch.nn.functional import gelu
 
 from shardlab.pictures import cuts, draw, kink, strips, svg
-from shardlab.pictures.chart import curves
 from shardlab.pictures.cuts import products
 from shardlab.pictures.gantt import WAYS, gantt, shares
 
@@ -59,12 +58,9 @@ DRAWINGS = {
     **{f"product {k}": lambda k=k: cuts.product(torch.ones(2, k), torch.ones(k, 3), torch.ones(2, 3)) for k in (4, 20)},
     "gantt": lambda: gantt(10, 6, "chunk"),
     "more shards than columns": lambda: gantt(5, 16),
-    "square": lambda: svg.svg(draw.square(torch.eye(9), "a title", "across", "up", 3), "a square of heights"),
     "one output": lambda: kink.one_output(CURVE, [-0.5, 1.0], [0.0, 1.0], 0.5, (-2, 2, -1, 3), "a < b"),
     "many outputs": lambda: kink.many_outputs(CURVE, [-1.0, 1.5, 9.0], [0.5, 2.0, 0.0], (-2, 2, -1, 3), "f", 2),
     "strips": lambda: strips.strips(CLOUDS, (1e-3, 2e-3), (1e-5, 1e-4), line_at=1e-2),
-    "curves": lambda: curves(SERIES, [1, 2, 4], "shards", "error", "a title", limits={"gelu": [1e-6, 0.5, 0.6]}),
-    "linear curves": lambda: curves(SERIES, [1, 2, 4], "shards", "error", logy=False, form="{:.0%}"),
 }
 
 
@@ -153,7 +149,7 @@ def test_words_are_escaped():
     assert bad in words(draw.tiles([torch.ones(1)], [0], ["cpu"], bad))
     assert any(bad in word for word in words(draw.tiles([torch.ones(1)], [0], [bad])))
     assert bad in parse(draw.tiles([torch.ones(1)], [0], ["cpu"], bad)).get("aria-label")
-    assert bad in words(draw.deal([bad])) and bad in words(curves({bad: [1.0]}, [1], "x", "y"))
+    assert bad in words(draw.deal([bad]))
 
 
 @pytest.mark.parametrize(
@@ -299,12 +295,6 @@ def test_padding_and_waiting_are_hatched():
     )  # two shards wait in one way, one in the other
 
 
-def test_curves_keep_their_names_apart():
-    drawing = parse(curves({str(k): [1.0, 1.0] for k in range(6)}, [1, 2], "x", "y"))
-    heights = [float(node.get("y")) for node in drawing.iter() if node.get("text-anchor") == "start"][1:]
-    assert len(heights) == 6 and all(b - a >= 15 for a, b in zip(heights, heights[1:], strict=False))
-
-
 def luminance(colour):
     channels = [value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for value in colour]
     return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), channels, strict=True))
@@ -340,9 +330,6 @@ def test_colour_is_never_the_only_sign():
     frames = [node for node in drawing.iter() if node.tag.endswith("rect") and node.get("stroke")]
     assert len(frames) == 16
     assert len({(node.get("stroke"), node.get("stroke-dasharray")) for node in frames}) == 16
-    lines = curves({str(k): [1.0] for k in range(5)}, [1], "x", "y")
-    shapes = re.findall(r'<path d="M[\d.]+ [\d.]+(m[^"]+)" fill="([^"]+)"', lines)
-    assert len(set(shapes)) == 5, "every curve has a marker of its own"
 
 
 def test_drawing_leaves_the_number_of_threads_as_it_was():

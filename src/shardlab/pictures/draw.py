@@ -6,7 +6,7 @@ from shardlab.pictures import svg
 from shardlab.pictures.cuts import LEGIBLE
 from shardlab.pictures.svg import CHAR, flow, number, plain, stack, words
 
-__all__ = ["deal", "error_map", "square", "text", "tiles"]
+__all__ = ["deal", "error_map", "text", "tiles"]
 
 
 @svg.one_thread()
@@ -151,22 +151,6 @@ def error_map(got, want, title="got - want"):
     lines = [words(title, font_weight=700), words(said)] + ([_errors(wrong, sizes)] if wrong.numel() else [])
     values = f" The errors: {svg.rows(wrong)}." if wrong.numel() and _legible(wrong) else ""
     return svg.svg(stack(lines, 6), f"{title} {list(got.shape)}: {said}.{values}")
-
-
-def square(heights, title, across, up, reach):
-    """Give the drawing, width and height of a function over a square about 0: heights[i, j] is at y_i and x_j."""
-    side, left, top, size = 260, 30, 44, svg.largest([heights])
-    size = size if size > 1e-9 else 1  # rounding is no height
-    x, y = left + side / 2, top + side / 2
-    body = [svg.text(0, 14, title, "start", font_weight=700), svg.text(left, top - 8, up, "start")]
-    body += [svg.heat(heights.flip(0), left, top, side, side, size), svg.rect(left, top, side, side, stroke="#888")]
-    body += [svg.line(left, y, left + side, y), svg.line(x, top, x, top + side)]
-    for share, value in ((0, -reach), (0.5, 0), (1, reach)):
-        body.append(svg.text(left + share * side, top + side + 16, f"{value:g}"))
-        body.append(svg.text(left - 6, top + (1 - share) * side + 4, f"{value:g}", "end"))
-    body.append(svg.text(x, top + side + 34, across))
-    wide = max(left + side + 12, CHAR * len(title))
-    return stack([("".join(body), wide, top + side + 40), svg.scale_bar(size)], 6)
 
 
 def _worst(sizes, want):
