@@ -40,7 +40,6 @@ TENSORS = {
     "with a gradient": torch.ones(2, requires_grad=True),
 }
 X, W = torch.arange(8.0).reshape(2, 4) - 3, torch.arange(16.0).reshape(4, 4) / 8 - 1
-SERIES = {"gelu": [0.0, 0.37, 0.45], "relu": [0.0, 0.43, NAN], "identity": [0.0, 2.6e-7, None]}
 CURVE = [(-2.0, 0.0), (0.0, 0.0), (2.0, 2.0)]
 CLOUDS = [strips.Cloud(mark, mark, [1e-6, 0.0, 2e-4]) for mark in strips.MARKS]
 DRAWINGS = {
