@@ -14,7 +14,7 @@ from shardlab.record import Traffic
 
 ROWS, WIDTH, HIDDEN = 16, 64, 128
 CUTS = ["column, row", "column, column", "row, row"]
-REDUCE = [("after each row split", "each"), ("only at the end", "end")]
+REDUCE = [("at once", "each"), ("at the end", "end")]
 
 
 @dataclass
