@@ -45,7 +45,7 @@ def mismatch(got, want, title="got - want"):
 
 @styled
 def mismatch_by_shards(errors, shards, log=False, title="The nonlinearity before the reduction"):
-    """Draw the relative error against the number of shards, one line a function: `{name: [errors]}`.
+    """Draw the relative error against the number of shards, one line per function: `{name: [errors]}`.
 
     >>> mismatch_by_shards({"gelu": [0.0, 0.37], "relu": [0.0, 0.43]}, [1, 2]).alt
     'The nonlinearity before the reduction: relative error at 1, 2 shards. gelu: 0, 0.37; relu: 0, 0.43.'
@@ -99,7 +99,7 @@ def additivity(f, name=None, reach=3.0):
 
 @styled
 def error_by_k(errors, ks, tolerances=None, title="Right code is not bit-exact"):
-    """Draw errors against K, one line a dtype: `{name: [errors]}`, with each dtype's own tolerance dashed.
+    """Draw errors against K, one line per dtype: `{name: [errors]}`, with each dtype's own tolerance dashed.
 
     >>> error_by_k({"float32": [2e-7, 4e-7]}, [64, 1024], {"float32": [1e-6, 2e-6]}).alt
     'Right code is not bit-exact: error at K = 64, 1024. float32: below 1e-6, below 1e-6. Tolerances dashed.'

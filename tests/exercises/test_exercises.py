@@ -948,7 +948,7 @@ DEVICES = {
     "out of order": [lambda mesh, X: [str(device) for device in reversed(mesh.devices)]],
     "not placed": [lambda mesh, X: [str(device) for device in mesh.devices]],
     "only a piece on each shard": [lambda mesh, X: [str(t.device) for t in mesh.shard(X, dim=1).shards]],
-    "not one a shard": [lambda mesh, X: ["cpu"] + [str(t.device) for t in mesh.replicate(X).shards]],
+    "not one per shard": [lambda mesh, X: ["cpu"] + [str(t.device) for t in mesh.replicate(X).shards]],
     "more than the device": [lambda mesh, X: [f"on {t.device}" for t in mesh.replicate(X).shards]],
     "no return": [lambda mesh, X: print(mesh.replicate(X).device if 0 else "here")],
     "other devices": [lambda mesh, X: [f"gpu{r}" for r in range(mesh.size)]],

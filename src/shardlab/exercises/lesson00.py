@@ -66,7 +66,7 @@ SUM_MISTAKES = [
     ),
     Mistake(
         "other weights",
-        "The weights wanted are 1, 2, …, n, one a shard, and these are others.",
+        "The weights wanted are 1, 2, …, n, one per shard, and these are others.",
         lambda mesh, X: mesh.all_reduce((mesh.rank + 1) ** 2 * X),
         lambda mesh, X: mesh.all_reduce(X / (mesh.rank + 1)),
         lambda mesh, X: mesh.all_reduce(mesh.rank * X) + X,
@@ -109,7 +109,7 @@ class ReportDevices(Exercise):
         Mistake("devices, not strings", "These are torch.device objects: str(device) gives the text."),
         Mistake("each device once", "Each device is named once, and one string a shard is wanted."),
         Mistake("more than the device", "The devices are there, with other words around: str(device) alone is wanted."),
-        Mistake("not one a shard", "As many strings as there are shards are wanted."),
+        Mistake("not one per shard", "As many strings as there are shards are wanted."),
         Mistake("out of order", "The strings are right and their order is not: shard 0 first, then shard 1, …"),
         Mistake("not placed", "The list is right, but X was never placed: ask the shards of mesh.replicate(X)."),
         Mistake("only a piece on each shard", "X was cut, and all of it is wanted on every shard."),
@@ -184,7 +184,7 @@ class ReportDevices(Exercise):
             if len(got) == len(want) and all(name in line for name, line in zip(want, got, strict=True)):
                 return "more than the device"
             if len(got) != len(want):
-                return "not one a shard"
+                return "not one per shard"
             return "out of order" if sorted(got) == sorted(want) else "other devices"
         if not mesh.placed:
             return "not placed"

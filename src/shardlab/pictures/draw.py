@@ -11,7 +11,7 @@ __all__ = ["deal", "error_map", "text", "tiles"]
 
 @svg.one_thread()
 def tiles(tensors, ranks, devices, note=""):
-    """Draw one tile a shard: its rank, device, shape and dtype, and its values (a heat map for a large one).
+    """Draw one tile per shard: its rank, device, shape and dtype, and its values (a heat map for a large one).
 
     >>> import torch
     >>> tiles([torch.eye(2), torch.ones(2, 2)], [0, 1], ["cpu", "cpu"])[-300:].count(">1<")

@@ -11,7 +11,7 @@ WRONG = "#D55E00"
 
 
 def draw(lanes, gates, unit="", alt="", before=0, until=None):
-    """Draw one lane a rank, and the gates across them.
+    """Draw one lane per rank, and the gates across them.
 
     A lane is a list of bars `(start, stop, kind, label)`; kinds are "work", "wait" (at a gate) and "stay" (comes to
     none), and, where it ends, "returned" and "failed". A gate is `(name, {rank: when it came, or None}, when it opened,

@@ -162,7 +162,7 @@ def short(text):
 
 
 def says(timeline):
-    """The timeline in words, a line a rank: what one hears of the picture, too."""
+    """The timeline in words, a line per rank: what one hears of the picture, too."""
     if not timeline.lanes:
         return "no run yet"
     gates, lines = timeline.gates, [f"… after {timeline.before} collectives"] * bool(timeline.before)
