@@ -219,7 +219,8 @@ def makes_zeros(mesh, X, W):
 
 @pytest.mark.parametrize("answer", [right, makes_zeros])
 def test_what_a_lesson_has_set_does_not_make_a_right_answer_wrong(answer):
-    numbers = torch.get_num_threads()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
     try:
         torch.set_default_dtype(torch.float16)
         torch.set_default_device("meta")
@@ -228,10 +229,11 @@ def test_what_a_lesson_has_set_does_not_make_a_right_answer_wrong(answer):
             careful = lambda X, W, n: 4 * X.shape[1] ** 0.5 * 2.0**-24 * (X.abs() @ W.abs())  # noqa: E731
             assert exercises.tolerance.check(careful).passed
         assert torch.get_default_dtype() == torch.float16 and torch.get_default_device().type == "meta"
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
-    assert torch.get_num_threads() == numbers
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
