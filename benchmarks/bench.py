@@ -19,6 +19,7 @@ from time import perf_counter
 import peers
 import pool
 import torch
+import transformer_layer
 from splits import many_partials, splits
 
 HERE = Path(__file__).parent
@@ -102,6 +103,7 @@ def notebooks():
 PARTS = {
     "splits": splits,
     "many_partials": many_partials,
+    "transformer_layer": transformer_layer.transformer_layer,
     "imports": imports,
     "labs": labs,
     "notebooks": notebooks,
@@ -159,6 +161,7 @@ def table(results):
     for name, time in results["many_partials"].items():
         measured = f"{time['ms']} ms, {time['ratio']}× the whole product"
         lines.append(f"| 1024 × 1024 by rows over 64 shards: {name} | | {measured} |")
+    lines += transformer_layer.lines(results["transformer_layer"])
     lines += ["", "<details><summary>Real ranks: what a pool of them costs, and our layers beside others</summary>", ""]
     lines += ["| | wanted | measured |", "|---|---|---|"]
     lines += [f"| {' | '.join(cells)} |" for cells in pool.lines(results["pool"])]

@@ -18,6 +18,7 @@ import bench  # noqa: E402
 import contestants  # noqa: E402
 import on_cuda  # noqa: E402
 import peers  # noqa: E402
+import transformer_layer  # noqa: E402
 from timing import race, rounds, summary  # noqa: E402
 
 TRY = ["--device", "cpu", "--size", "128", "--rounds", "2", "--sample", "0"]
@@ -61,6 +62,19 @@ def test_a_race_takes_about_as_long_as_it_may_and_its_base_is_the_last():
     found = race({"slow": lambda: way("slow", 0.004), "base": lambda: way("base", 0.002)}, seconds=0.05)
     assert calls["slow"] == calls["base"] >= 4 + 5
     assert found["base"]["ratio"] == 1 and found["slow"]["us"] >= 4000
+
+
+# a transformer layer
+
+
+def test_a_layer_is_measured_beside_its_twin():
+    rows = transformer_layer.transformer_layer(widths=[64], shards=[2, 3], seconds=0)
+    assert [(row["shards"], row["what"]) for row in rows] == [
+        (n, what) for n in (2, 3) for what in ("forward", "forward and backward")
+    ]
+    assert all(row["shards_us"] > 0 and row["ratio"] > 0 for row in rows)
+    told = list(transformer_layer.lines(rows))
+    assert len(told) == 2 and all("on 2 shards" in line and "on 3 shards" in line for line in told)
 
 
 # on CUDA
