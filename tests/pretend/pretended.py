@@ -52,6 +52,12 @@ class Card(torch.Tensor):
     def data_ptr(self):
         return self.held.data_ptr()
 
+    def __deepcopy__(self, memo):  # torch's own copies the storage of what has a data_ptr
+        copied = self.detach().clone()
+        if getattr(self, "_is_param", False):
+            copied._is_param = True
+        return memo.setdefault(id(self), copied.requires_grad_(self.requires_grad))
+
 
 Card.__name__ = "tensor"  # so it is printed
 

@@ -228,7 +228,8 @@ def look_at_columns(seen, given, mesh, case):
     """A plain W is placed by the answer itself: its own leaves hold the gradient. Kept as they are, for `merge`."""
     for name, tensor in given.items():
         if not isinstance(tensor, Shards):
-            leaves = [leaf for x_ in mesh.placed for leaf in x_.shards] + [tensor]
+            by_shard = zip(*(x_.shards for x_ in mesh.placed), strict=True)  # in the order in which ranks tell of them
+            leaves = [leaf for shards in by_shard for leaf in shards] + [tensor]
             seen.grads[name] = [
                 (leaf.detach().cpu(), leaf.grad.cpu())
                 for leaf in leaves
