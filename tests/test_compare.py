@@ -264,7 +264,9 @@ def test_kinds_at_the_edges():
     assert kind(mesh.replicate(torch.tensor(2.0)), torch.tensor(2.0)).name == "replicated"
     assert kind(mesh.replicate(torch.empty(0, 2)), torch.empty(0, 2)).name == "replicated"
     assert kind(mesh.shard(x, 0), x).name == "cut along dim 0"  # the third shard is empty
-    assert kind(mesh.replicate(x * torch.nan), x).name == "none of these"
+    assert repr(kind(mesh.replicate(x * torch.nan), x)) == "none of these"
+    each_another = kind(mesh.replicate(x) * (mesh.rank + 1), x)
+    assert repr(each_another).startswith("none of these: the shards add up to 6 times it")
     assert repr(kind(partials(mesh, 2 * x), x)).startswith("none of these: the shards add up to 2 times it")
     assert repr(kind(mesh.shard(x, 0), torch.ones(7, 7))) == "none of these"
     both = Mesh(dp=2, tp=3, devices=["cpu"])

@@ -19,8 +19,9 @@ REDUCE = [("at once", "each"), ("at the end", "end")]
 
 @dataclass
 class Mlp:
-    """What a chain of products gave: the rows of its picture, the relative error of y, and what moved."""
+    """What a chain of products gave: y, the rows of its picture, the relative error of y, and what moved."""
 
+    y: torch.Tensor
     rows: list
     error: float
     traffic: Traffic
@@ -68,7 +69,7 @@ def mlp_result(layers=2, shards=2, cut="column, row", reduce="each", activation=
             rows.append(row)
     y = x_.shards[0].cpu()
     rows = [[item if isinstance(item, Step) else held(*item) for item in row] for row in rows]
-    return Mlp(rows, ((y - want).norm() / want.norm()).item(), traffic)
+    return Mlp(y, rows, ((y - want).norm() / want.norm()).item(), traffic)
 
 
 def split_product(mesh, x_, W, how):
