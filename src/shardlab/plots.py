@@ -5,8 +5,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from shardlab.pictures import cuts, draw
 from shardlab.pictures.figure import HEAT, INK, Figure, styled
+from shardlab.pictures.heat import largest
 from shardlab.pictures.still import Picture
-from shardlab.pictures.svg import COLOURS, about, largest
+from shardlab.pictures.svg import COLOURS, about
 
 __all__ = ["additivity", "error_by_k", "mismatch", "mismatch_by_shards", "product", "split"]
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import gelu
 
-from shardlab.pictures import cuts, draw, kink, strips, svg
+from shardlab.pictures import cuts, draw, heat, kink, strips, svg
 from shardlab.pictures.cuts import products
 from shardlab.pictures.gantt import WAYS, gantt, shares
 
@@ -183,7 +183,7 @@ def test_heat_is_about_zero():
     matrix[0, 0], matrix[1, 0], matrix[2, 0] = 4.0, -4.0, NAN
     picture = heat_maps(draw.tiles([matrix], [0], ["cpu"]))[0]
     assert picture.size == (20, 20)
-    assert picture.getpixel((0, 0)) == (*svg.ABOVE, 250) and picture.getpixel((0, 1)) == (*svg.BELOW, 250)
+    assert picture.getpixel((0, 0)) == (*heat.ABOVE, 250) and picture.getpixel((0, 1)) == (*heat.BELOW, 250)
     assert picture.getpixel((0, 2))[:3] == (136, 136, 136)
     assert picture.getpixel((5, 5))[3] == 0, "0 is the page itself, in both themes"
 
@@ -200,7 +200,7 @@ def test_one_wrong_entry_among_many_stays_visible(place):
     got[place] = -1.0
     drawing = draw.error_map(got, want)
     picture = heat_maps(drawing)[0]
-    assert max(picture.size) <= svg.CELLS
+    assert max(picture.size) <= heat.CELLS
     assert sum(cover > 200 for cover in picture.tobytes()[3::4]) == 1
     assert f"largest error 1 at {list(place)}" in words(drawing)[1]
 

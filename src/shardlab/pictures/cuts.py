@@ -2,8 +2,8 @@
 
 import itertools
 
-from shardlab.pictures import svg
-from shardlab.pictures.svg import CHAR, plain, text
+from shardlab.pictures import heat, svg
+from shardlab.pictures.svg import CHAR, text
 
 LEGIBLE = 8  # up to this many rows and columns the values themselves are shown
 CUTS = {"column": (None, 1), "row": (1, 0)}  # the dims that X and W are cut along; None: whole on every shard
@@ -80,7 +80,7 @@ class _Page:
         self.wide, self.tall = F * self.cell[0] + gaps[1], K * self.cell[1] + gaps[0]  # of W in pieces
         self.high = max(B * self.cell[1], 34)  # of Y, and of the words beside it
         self.x = max(K * self.cell[0] + gaps[0] + 16, LEFT)  # where W and Y begin
-        self.scale = svg.largest(tensors)
+        self.scale = heat.largest(tensors)
 
     def title(self, name, whole, how, y):
         return text(self.x, y, f"{name} {list(whole.shape)} {how}".strip(), "start")
@@ -96,9 +96,9 @@ class _Page:
         wide, tall = m.shape[1] * w, m.shape[0] * h
         back = svg.rect(x, y, wide, tall, style="fill:var(--jp-layout-color0,none)")
         inside = (
-            svg.values(plain(m).tolist(), x, y, w, h, svg.short)
+            svg.values(heat.plain(m).tolist(), x, y, w, h, svg.short)
             if self.shown
-            else svg.heat(m, x, y, wide, tall, self.scale)
+            else heat.heat(m, x, y, wide, tall, self.scale)
         )
         return back + svg.frame(x, y, wide, tall, rank) + ("" if covered and self.shown else inside)
 
@@ -201,13 +201,13 @@ def _results(page, y, Y, columns, how, f, outer, want, matches):
         x += part.shape[1] * w
     if want is None:
         return body
-    wrong, row = svg.difference(Y, want), page.high + 12
-    size = svg.largest([wrong])
+    wrong, row = heat.difference(Y, want), page.high + 12
+    size = heat.largest([wrong])
     body += [page.words(y + row, "baseline", f"Y = {_call(f, 'X @ W')}"), page.matrix(want, page.x, y + row)]
     if matches:
         return [*body, page.words(y + 2 * row, "Y - baseline", "0, up to rounding")]
     for place, shown in ((y, Y), (y + 2 * row, wrong)):  # what does not fit is seen on Y itself, too
-        body.append(svg.heat(wrong, page.x, place, Y.shape[1] * w, Y.shape[0] * h, size, 0.5 if page.shown else 1))
+        body.append(heat.heat(wrong, page.x, place, Y.shape[1] * w, Y.shape[0] * h, size, 0.5 if page.shown else 1))
         body.append(svg.rect(page.x, place, Y.shape[1] * w, Y.shape[0] * h, stroke="#888", stroke_width=2))
         body.append(svg.values(shown.tolist(), page.x, place, w, h, svg.short) if page.shown else "")
     return [*body, page.words(y + 2 * row, "Y - baseline", f"up to {svg.about(size)}")]
@@ -227,13 +227,13 @@ def _told(name, m):
     """Say the values of a small matrix, row by row."""
     if max(m.shape) > LEGIBLE:
         return f"{name} {list(m.shape)}."
-    return f"{name} = {svg.rows(m)}."
+    return f"{name} = {heat.rows(m)}."
 
 
 def _apart(Y, want, matches):
     if want is None:
         return ""
-    size = svg.largest([svg.difference(Y, want)])
+    size = heat.largest([heat.difference(Y, want)])
     if matches:
         return " It is the baseline, up to rounding."
     return f" {_told('The baseline', want)} They differ by up to {svg.about(size)}."

@@ -2,9 +2,9 @@
 
 import torch
 
-from shardlab.pictures import svg
+from shardlab.pictures import heat, svg
 from shardlab.pictures.cuts import LEGIBLE
-from shardlab.pictures.svg import CHAR, flow, number, plain, stack, words
+from shardlab.pictures.svg import CHAR, flow, number, stack, words
 
 __all__ = ["deal", "error_map", "text", "tiles"]
 
@@ -17,12 +17,12 @@ def tiles(tensors, ranks, devices, note=""):
     >>> tiles([torch.eye(2), torch.ones(2, 2)], [0, 1], ["cpu", "cpu"])[-300:].count(">1<")
     4
     """
-    scale = svg.largest([t for t in tensors if not _legible(t) and not t.is_meta])
+    scale = heat.largest([t for t in tensors if not _legible(t) and not t.is_meta])
     shards = list(zip(tensors, ranks, devices, strict=True))
     cell = _cell([t for t in tensors if _legible(t) and not t.is_meta])  # one for all: equal shapes have equal size
     parts = [flow([_tile(*shard, scale, cell) for shard in shards])]
     if scale:
-        parts.append(svg.scale_bar(scale))
+        parts.append(heat.scale_bar(scale))
     if note:
         parts.append(words(note))
     few = sum(t.numel() for t in tensors) <= 64
@@ -71,7 +71,7 @@ def _body(tensor, scale, cell):
     matrix = tensor.reshape(-1, tensor.shape[-1])
     width, height = (min(160, max(36, 6 * side)) for side in reversed(matrix.shape))
     caption, extra = _range(matrix)
-    body = svg.heat(matrix, 0, 0, width, height, scale) + svg.text(width / 2, height + 16, caption)
+    body = heat.heat(matrix, 0, 0, width, height, scale) + svg.text(width / 2, height + 16, caption)
     if extra:
         body += svg.text(width / 2, height + 32, extra, font_weight=800)
     return body, max(width, CHAR * max(len(caption), len(extra))), height + (40 if extra else 24)
@@ -111,7 +111,7 @@ def _matrix_shape(tensor):
 
 def _range(matrix):
     """Say the smallest and the largest finite entry, and how many entries are not finite."""
-    cells, ends = plain(matrix), "{:.3g} … {:.3g}".format(*svg.span(matrix))
+    cells, ends = heat.plain(matrix), "{:.3g} … {:.3g}".format(*heat.span(matrix))
     if cells.sum().isfinite():  # one pass; looking closer takes ten times as long
         return ends, ""
     counts = ((cells.isnan().sum().item(), "NaN"), (cells.isinf().sum().item(), "inf"))
@@ -125,7 +125,7 @@ def _kind(tensor):
 def _told(tensor, few):
     """Say the values of a small tensor, row by row."""
     shown = few and tensor.numel() and _legible(tensor) and not tensor.is_meta and not tensor.is_complex()
-    return f" = {svg.rows(tensor)}" if shown else ""
+    return f" = {heat.rows(tensor)}" if shown else ""
 
 
 def _count(tensors):
@@ -143,13 +143,13 @@ def error_map(got, want, title="got - want"):
     ...     torch.tensor([[1.0, 2.5]]), torch.tensor([[1.0, 2.0]]))
     True
     """
-    wrong = svg.difference(got, want)
+    wrong = heat.difference(got, want)
     sizes = wrong.abs()
     if not sizes.sum().isfinite():
         sizes = sizes.nan_to_num(torch.inf)  # what is not a number is the worst error of all
     said = _worst(sizes, want)
     lines = [words(title, font_weight=700), words(said)] + ([_errors(wrong, sizes)] if wrong.numel() else [])
-    values = f" The errors: {svg.rows(wrong)}." if wrong.numel() and _legible(wrong) else ""
+    values = f" The errors: {heat.rows(wrong)}." if wrong.numel() and _legible(wrong) else ""
     return svg.svg(stack(lines, 6), f"{title} {list(got.shape)}: {said}.{values}")
 
 
@@ -163,7 +163,7 @@ def _worst(sizes, want):
         return "equal everywhere: the error is 0"
     if worst == torch.inf:
         return f"not finite at {at}"
-    share = _percent(worst / (svg.largest([want]) or 1))
+    share = _percent(worst / (heat.largest([want]) or 1))
     place = f" at {at}" if worst >= 1e-4 else ""  # rounding errors lie elsewhere on another CPU
     return f"largest error {svg.about(worst)}{place}, {share} of the largest value"
 
@@ -175,21 +175,21 @@ def _percent(share):
 def _errors(wrong, sizes):
     """Draw the errors of a matrix; the largest one has a thick outline."""
     matrix = wrong.reshape(-1, *_matrix_shape(wrong)[1:])
-    (rows, columns), shown, scale = matrix.shape, _legible(matrix), svg.largest([matrix])
+    (rows, columns), shown, scale = matrix.shape, _legible(matrix), heat.largest([matrix])
     wide, tall = (max(40, min(320, 6 * side)) for side in (columns, rows))
     if shown:
         cell = svg.CELL[0]
         wide, tall = columns * cell, rows * 22
-    body = svg.heat(matrix, 0, 0, wide, tall, scale, opacity=0.45 if shown else 1)
+    body = heat.heat(matrix, 0, 0, wide, tall, scale, opacity=0.45 if shown else 1)
     body += svg.rect(0, 0, wide, tall, stroke="#888")
     if sizes.any():
-        places = svg.shrink(sizes.reshape(matrix.shape))
+        places = heat.shrink(sizes.reshape(matrix.shape))
         i, j = divmod(places.argmax().item(), places.shape[1])
         high, broad = tall / places.shape[0], wide / places.shape[1]
         body += svg.rect(j * broad, i * high, broad, high, stroke="currentColor", stroke_width=2.5)
     if shown:
         return body + svg.values(matrix.tolist(), 0, 0, cell, write=svg.short), wide, tall
-    return flow([(body, wide, tall), svg.scale_bar(scale)], 20)
+    return flow([(body, wide, tall), heat.scale_bar(scale)], 20)
 
 
 def deal(devices):

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as _Figure
 
+from shardlab.pictures.heat import ABOVE, BELOW
 from shardlab.pictures.still import still
-from shardlab.pictures.svg import ABOVE, BELOW
 
 INK = "#010203"  # stands for the colour of the page's text until the drawing is there
 ends = [[*(c / 255 for c in colour), alpha] for colour, alpha in ((BELOW, 1), (BELOW, 0), (ABOVE, 0), (ABOVE, 1))]

@@ -11,7 +11,7 @@ import re
 from html import unescape
 
 PAD = 10  # the card is wider than the drawing by this much on each side
-LIGHT = "--jp-layout-color0:#fff;--jp-content-font-color1:#1c1c1c"  # what `svg.svg` and `svg.heat` ask JupyterLab for
+LIGHT = "--jp-layout-color0:#fff;--jp-content-font-color1:#1c1c1c"  # what `svg.svg` and `heat.heat` ask JupyterLab for
 DARK = "--jp-layout-color0:#111;--jp-content-font-color1:#f0f0f0"
 COLOURS = f"<style>:root{{{LIGHT}}}@media(prefers-color-scheme:dark){{:root{{{DARK}}}}}</style>"
 DRAWING = re.compile(r"<svg\b([^>]*)>(.*?)</svg>", re.S)
