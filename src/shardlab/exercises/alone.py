@@ -43,7 +43,7 @@ def differs_alone(answer, case, seen):
         mesh = OneRank(case.n, rank, seen.moved)
         given = {name: PLACE[case.placing[name]](mesh, tensor.clone()) for name, tensor in case.tensors.items()}
         try:
-            y_ = run(answer, mesh, *given.values())
+            y_ = run(answer, mesh, *given.values(), *case.numbers)
             if next(mesh.to_come, None):
                 raise Unlike("makes fewer calls")
             (got,), want = y_.shards, seen.values[rank]

@@ -42,6 +42,7 @@ class Like:
         self.cases, self.seen, self.step = cases, seen, step
         self.mesh = Here(cases[0].n)
         self.given = [PLACE[cases[0].placing[name]](self.mesh, tensor) for name, tensor in cases[0].tensors.items()]
+        self.given += cases[0].numbers
 
     def nearest(self, candidates, beyond=NONE):
         """Of the candidates that do as the answer does in every case, the first that comes nearest to its

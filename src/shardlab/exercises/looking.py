@@ -147,22 +147,34 @@ def look_at_padding(where, value, grad):
 
 
 def columns(W, leaves):
-    """The gradient of W from the leaves that an answer made of it: W's columns are known by their values.
+    """The gradient of W from the leaves that an answer made of it: W's columns are known by their values, whether they
+    lie in a leaf as in W, as rows, or head by head.
 
     Returns a gradient of W for each time that all of W was placed, and (largest value, largest gradient) of the
     columns beyond: padding.
     """
     found, beyond = [[] for _ in range(W.shape[1])], []
     for leaf, leaf_grad in leaves:
-        if leaf.shape[1] == len(W) and (len(leaf) != len(W) or any((row == W.T).all(1).any() for row in leaf)):
-            leaf, leaf_grad = leaf.T, leaf_grad.T  # it holds pieces of W.T
+        leaf, leaf_grad = max(readings(W, leaf, leaf_grad), key=lambda pair: hits(W, pair[0]))
         for column, column_grad in zip(leaf.T, leaf_grad.T, strict=True):
-            hits = (column[:, None] == W).all(0).nonzero()
-            (found[hits[0].item()] if len(hits) else beyond).append((column, column_grad))
+            places = (column[:, None] == W).all(0).nonzero()
+            (found[places[0].item()] if len(places) else beyond).append((column, column_grad))
     copies = min(map(len, found))
     beyond += [each for column in found for each in column[copies:]]
     grads = [torch.stack([column[copy][1] for column in found], 1) for copy in range(copies)]
     return grads, [torch.cat([torch.zeros(1), *[each[i] for each in beyond]]).abs().max().item() for i in range(2)]
+
+
+def readings(W, leaf, grad):
+    """A leaf and its gradient as [len(W), …], along each of its dims that is as long."""
+    for dim, size in enumerate(leaf.shape):
+        if size == len(W):
+            yield tuple(each.movedim(dim, 0).flatten(1) for each in (leaf, grad))
+
+
+def hits(W, leaf):
+    """How many columns of a leaf are columns of W."""
+    return (leaf.T[:, :, None] == W).all(1).any(1).sum().item()
 
 
 def cut(tensor, placing, n):

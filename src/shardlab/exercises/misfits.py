@@ -44,6 +44,8 @@ def of_a_product(error, case):
     if not found:
         return None
     a, b, c, d = map(int, found.groups())
+    if "X" not in case.tensors:
+        return None
     X = case.tensors["X"].shape[1]
     share = X if case.placing["X"] == "replicated" else X // case.n  # the columns and rows that are to meet
     sides = f"{b} columns on the left meet {c} rows on the right, and {share} are to meet {share}"

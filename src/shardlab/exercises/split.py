@@ -30,23 +30,29 @@ SHAPE_OF = {
     "by rows": "[{0}, {1}], cut by rows: [{0}/n, {1}] on each shard",
     "cut": "[{0}], cut: [{0}/n] on each shard",
     "plain": "[{0}, {1}], a plain tensor: place it yourself",
+    "a number": "a number",
 }
 
 
 class Split(Exercise):
-    """An answer(mesh, …) whose result is `dense(n, …)`, replicated, by the road that `right` takes."""
+    """An answer(mesh, …) whose result is `dense(n, …)`, replicated, by the road that `right` takes.
+
+    `given` says of each argument the letters of its shape and how it is placed; of "a number", which come last, the
+    letter whose size it is."""
 
     def __init__(self, name, task, given, wanted, sizes, dense, right, mistakes, exact_bytes=False):
-        self.shapes = {arg: shape.split() for arg, (shape, _) in given.items()}
-        self.placing = {arg: placing for arg, (_, placing) in given.items()}
+        self.numbers = {arg: letter for arg, (letter, placing) in given.items() if placing == "a number"}
+        tensors = {arg: each for arg, each in given.items() if arg not in self.numbers}
+        self.shapes = {arg: shape.split() for arg, (shape, _) in tensors.items()}
+        self.placing = {arg: placing for arg, (_, placing) in tensors.items()}
         self.takes = ("mesh", *given)
         self.sizes, self.dense, self.right, self.mistakes = sizes, dense, right, mistakes
         self.exact_bytes = exact_bytes
         super().__init__(name, task, [f"{arg}: {self.describe(arg)}" for arg in given], wanted)
 
     def describe(self, arg):
-        shape = self.shapes[arg]
-        return SHAPE_OF[self.placing[arg]].format(*shape, all=", ".join(shape))
+        shape = self.shapes.get(arg, [])
+        return SHAPE_OF[self.placing.get(arg, "a number")].format(*shape, all=", ".join(shape))
 
     def check(self, answer=None, gradients=False):
         """Try `answer` on fresh random inputs, on 1 to 4 shards (under torchrun: on the ranks there are).
@@ -80,7 +86,7 @@ class Split(Exercise):
         name, why = known(self, finding, cases, seen) or finding.otherwise or (finding.mistake, "")
         drawn = ""
         if finding.step == VALUES and finding.mistake in (None, "wrong shape"):
-            dense = [self.dense(case.n, *case.tensors.values()) for case in cases]
+            dense = [self.dense(case.n, *case.tensors.values(), *case.numbers) for case in cases]
             if name in (None, "wrong shape"):
                 name, why = clue(cases, seen, wanted, dense) or (name, why)
             first = found.index(finding)
@@ -102,9 +108,10 @@ class Split(Exercise):
         for n in [world()] if world() else [2, 3, 4, 1]:
             for size in self.sizes(n, integer):
                 tensors = {arg: normal(shape, size) for arg, shape in self.shapes.items()}
-                y = self.dense(n, *tensors.values())
+                numbers = [size[letter] for letter in self.numbers.values()]
+                y = self.dense(n, *tensors.values(), *numbers)
                 cotangent = torch.randn(y.shape, generator=random, dtype=torch.float64, device="cpu")
-                cases.append(Case(n, tensors, self.placing, cotangent))
+                cases.append(Case(n, tensors, self.placing, cotangent, numbers))
         return cases
 
     def look(self, answer, case, seen, wanted, gradients):
@@ -112,7 +119,7 @@ class Split(Exercise):
         if finding := look_at_form(case, seen):
             return finding
         leaves = {arg: tensor.clone().requires_grad_() for arg, tensor in case.tensors.items()}
-        y = self.dense(case.n, *leaves.values())
+        y = self.dense(case.n, *leaves.values(), *case.numbers)
         finding = (
             look_at_values(case, seen, y.detach())
             or look_at_own(case, seen, answer)

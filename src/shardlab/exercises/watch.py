@@ -26,12 +26,14 @@ PLACE = {
 
 @dataclass
 class Case:
-    """One set of inputs: a number of shards, the plain tensors, how each is placed, and the cotangent of y."""
+    """One set of inputs: a number of shards, the plain tensors, how each is placed, the cotangent of y, and the numbers
+    that come after the tensors (of heads, say)."""
 
     n: int
     tensors: dict
     placing: dict
     cotangent: torch.Tensor
+    numbers: list = field(default_factory=list)
 
 
 @dataclass
@@ -156,7 +158,7 @@ def observe(answer, mesh, case, gradients):
     mesh.placed.clear()
     with mesh.record() as calls:
         with Work() as work, torch.enable_grad():
-            y_ = answer(mesh, *given.values())
+            y_ = answer(mesh, *given.values(), *case.numbers)
         seen.flops, seen.placed = work.flops, sum(t.numel() for x_ in mesh.placed for t in x_.shards)
         seen.forward, seen.moved = list(calls), list(mesh.moved)
         seen.trouble = nonsense(y_, mesh, bool(calls)) or changed(given, before)
@@ -233,7 +235,7 @@ def look_at_columns(seen, given, mesh, case):
             seen.grads[name] = [
                 (leaf.detach().cpu(), leaf.grad.cpu())
                 for leaf in leaves
-                if leaf.grad is not None and leaf.dim() == 2 and len(tensor) in leaf.shape
+                if leaf.grad is not None and leaf.dim() >= 2 and len(tensor) in leaf.shape
             ]
 
 
