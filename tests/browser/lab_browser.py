@@ -218,6 +218,7 @@ class Page:
     def open(self, notebook):
         """Open one notebook (a path from the repository's root), in place of another, and wait until its kernel is
         ready."""
+        self.page.bring_to_front()  # what lies behind another page is drawn late
         if self.page.url == "about:blank":
             self.page.goto(f"{self.lab.url}/lab/tree/{notebook}?token={self.lab.token}&reset")
         else:
@@ -288,6 +289,7 @@ class Page:
         Returns `first` and `last`, the milliseconds from the last key to the first and to the last change after it
         (None where there was none), `changes`, and the final `value` of the slider.
         """
+        self.page.bring_to_front()
         slider.scroll_into_view_if_needed()
         slider.focus()
         slider.evaluate("h => watchPicture(h)")

@@ -75,7 +75,6 @@ def another(lab):
 @pytest.fixture(scope="module", params=[False, True], ids=["light", "dark"])
 def page(opened, request):
     """The same page in one of the two themes: drawings read in both without being drawn again."""
-    opened.page.bring_to_front()  # what lies behind another page is drawn late
     opened.theme(dark=request.param)
     return opened
 
