@@ -42,6 +42,18 @@ def nothing_is_left(tmp_path_factory):
     assert not list(left.glob("shardlab-*"))
 
 
+@pytest.fixture(scope="session")
+def pool():
+    """Two ranks on the CPU."""
+    pytest.importorskip("cloudpickle")  # where torch is the system's
+    from shardlab.ranks import ranks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHARDLAB_DEVICES", "cpu")
+        with ranks(2) as pool:
+            yield pool
+
+
 def command(process):
     """What a process was started with; nothing, if it has just ended."""
     with suppress(psutil.Error):

@@ -177,7 +177,8 @@ def free_port():
 
 ERRORS = """[...jupyterapp.shell.currentWidget.content.model.cells]
   .flatMap(cell => cell.type == 'code' ? cell.outputs.toJSON() : [])
-  .filter(output => output.output_type == 'error').map(output => `${output.ename}: ${output.evalue}`)"""
+  .filter(output => output.output_type == 'error').map(output =>
+    `${output.ename}: ${output.evalue || output.traceback.join('\\n').replace(/\\x1b\\[[0-9;]*m/g, '')}`)"""
 PANEL = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer"
 SCROLL = "(e, o) => { const t = e.scrollTop; e.scrollBy(0, e.clientHeight - o); return e.scrollTop > t; }"
 

@@ -1,7 +1,5 @@
 """The same lines give the same in one process and over ranks, or one of the two refuses them and says what to write."""
 
-import os
-
 import pytest
 import torch
 
@@ -9,17 +7,9 @@ from shardlab import Mesh
 from shardlab.compare import kind
 
 pytest.importorskip("cloudpickle")  # where torch is the system's
-from shardlab.ranks import RankError, ranks
+from shardlab.ranks import RankError
 
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120)]
-
-
-@pytest.fixture(scope="module")
-def pool():
-    os.environ["SHARDLAB_DEVICES"] = "cpu"
-    with ranks(2) as pool:
-        yield pool
-    del os.environ["SHARDLAB_DEVICES"]
 
 
 def weights(mesh):

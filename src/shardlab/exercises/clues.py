@@ -80,8 +80,10 @@ def how_often(parts, y, values, who):
         times = [round(k, 6) + 0.0 for k in times.flatten().tolist()]
         times, after = times[: len(parts)], times[len(parts) :]
         if set(times) == {1} and after not in ([], [1]):
-            said = f"On {len(parts)} {who}s, the result on {who} {rank} holds b {after[0]:.3g} times."
-            return "bias not counted once", f"The sum over {who}s is right, and b is to be in it once. {said}"
+            said = f"On {len(parts)} {who}s, the result on {who} {rank} holds it {after[0]:.3g} times."
+            return "bias not counted once", (
+                f"The sum over {who}s is right, and the bias that comes after it is to be there once. {said}"
+            )
         if set(times) != {1}:
             often = {0: "not at all", 1: "once", 2: "twice"}
             counts = ", ".join(f"{who} {each}'s {often.get(k, f'{k:.3g} times')}" for each, k in enumerate(times))
@@ -164,7 +166,7 @@ def sizes(row):
             "The result has a dim more than y: shards are put side by side along a dim that is there, or added."
         )
     if len(got) < len(want):
-        return "a dim lost", "A dim of y is gone, as after a sum, a mean or an index: the result is as large as X @ W."
+        return "a dim lost", f"A dim of y {want} is gone, as after a sum, a mean or an index: the result is {got}."
     for dim, (a, b) in enumerate(zip(got, want, strict=True)):
         if a != b:
             than = "small" if a < b else "large"
