@@ -3,20 +3,30 @@ which of the rows and columns of y it has, and where, … A clue is (name, what 
 
 import torch
 
+from shardlab.compare import kind
 from shardlab.exercises.looking import shards
 from shardlab.exercises.numbers import close
+from shardlab.exercises.placing import cut
+from shardlab.exercises.watch import Here
+from shardlab.shards import Shards
 
+KINDS = {"replicated": "replicated", "by columns": "cut along dim 1", "by rows": "cut along dim 0"}
+KINDS["cut"] = KINDS["by rows"]
+MEANS = {"replicated": "every shard has all of it", "partial": "the shards add up to it"}
 HOLES = {None: "one that y has not", "zeros": "one of zeros"}
 
 
-def clue(cases, seen, wanted, dense):
+def clue(cases, seen, wanted, dense, placing="replicated"):
     """The first clue that most of the cases have in which the result is wrong, told by the one with most shards."""
-    rows = [row for row in zip(cases, seen, wanted, dense, strict=True) if not right(row[1], row[3])]
+    rows = zip(cases, seen, wanted, dense, strict=True)
+    rows = [row for row in rows if not right(row[1], cut(row[3], placing, row[0].n))]
     if any(here.trouble for _, here, _, _ in rows):
         return None
     rows.sort(key=lambda row: -row[0].n)
-    if found := factor(rows):
+    if found := factor(rows, placing):
         return found
+    if placing != "replicated":
+        return another_kind(rows, placing)
     for look in (on_some, parts, places, added, increasing, shuffled, sizes):
         found = list(filter(None, map(look, rows)))
         if len(found) > len(rows) / 2:
@@ -25,22 +35,35 @@ def clue(cases, seen, wanted, dense):
     return None
 
 
-def right(seen, y):
-    return seen.trouble is None and all(close(value, y) for value in seen.values)
+def right(seen, wanted):
+    return seen.trouble is None and all(map(close, seen.values, wanted))
 
 
-def factor(rows):
+def factor(rows, placing):
     """Every number is the same multiple of the right one."""
     times = {}
     for case, seen, _, y in rows:
-        whole = y.flatten()
-        ks = [(value.flatten() @ whole / (whole @ whole)).item() for value in seen.values if value.shape == y.shape]
-        if len(ks) < case.n or not all(close(value, k * y) for value, k in zip(seen.values, ks, strict=True)):
+        pairs = [(value, y) for value, y in zip(seen.values, cut(y, placing, case.n), strict=True) if y.numel()]
+        if any(value.shape != y.shape for value, y in pairs):
+            return None
+        ks = [((value * y).sum() / (y * y).sum()).item() for value, y in pairs]
+        if not all(close(value, k * y) for (value, y), k in zip(pairs, ks, strict=True)):
             return None
         if max(ks) - min(ks) > 1e-6:
             return None
         times[case.n] = f"{ks[0]:.3g} on {case.n}"
     return "another factor", f"Every number is the right one times {', '.join(sorted(times.values()))} shards."
+
+
+def another_kind(rows, placing):
+    """It is the right value, but each shard holds another part of it than it is to have."""
+    rows = [row for row in rows if row[0].n > 1]
+    found = {kind(Shards(seen.values, Here(case.n, devices=["cpu"])), y).name for case, seen, _, y in rows}
+    if len(found) != 1 or found <= {"none of these", KINDS[placing]}:
+        return None
+    (name,) = found
+    means = MEANS.get(name, "each shard has its own piece")
+    return f"{name}, not {KINDS[placing]}", f"It is {name} ({means}), and it is to be {KINDS[placing]}."
 
 
 def on_some(row):

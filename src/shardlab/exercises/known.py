@@ -10,8 +10,9 @@ import torch
 from shardlab.exercises.exercise import brief_error
 from shardlab.exercises.looking import FORM, GRADIENTS, OWN, ROAD
 from shardlab.exercises.numbers import all_close
+from shardlab.exercises.placing import PLACE
 from shardlab.exercises.slips import LIKELY, once, slips
-from shardlab.exercises.watch import PLACE, Here, watch_here
+from shardlab.exercises.watch import Here, tensors_by_shard, watch_here
 
 NONE, OTHERS, SAME_NAMES, SAME_CALLS = range(4)  # the collectives of an answer, beside those of another
 
@@ -26,7 +27,7 @@ def known(exercise, finding, cases, seen):
     like = Like(cases, seen, step)
     if step == ROAD:
         return like.nearest(table)[1]
-    anywhere, right = list(slips(exercise.placing, step == GRADIENTS)), once(exercise.right)
+    anywhere, right = list(slips(exercise.placing, step == GRADIENTS, exercise.results)), once(exercise.right)
     road, one = like.nearest(table + [(name, why, slip(right)) for name, why, slip in anywhere])
     if road == SAME_CALLS or finding.mistake not in (None, "wrong shape"):
         return one
@@ -73,7 +74,7 @@ class Like:
             return bool(answered.trouble) and answered.trouble[1] == brief_error(error)
         if answered.trouble:
             return answered.trouble[0] != "an error"
-        return all_close([shard.cpu() for shard in y_.shards], answered.values)
+        return all_close([tensor.cpu() for tensor in tensors_by_shard(y_)], answered.values)
 
 
 def alike(a, b, step):

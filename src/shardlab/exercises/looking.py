@@ -8,6 +8,7 @@ import torch
 from shardlab.exercises.alone import differs_alone
 from shardlab.exercises.misfits import misfit
 from shardlab.exercises.numbers import close, rounded, worst
+from shardlab.exercises.placing import cut
 from shardlab.exercises.world import world
 
 FORM, VALUES, OWN, ROAD, GRADIENTS = range(5)
@@ -21,6 +22,7 @@ class Finding:
     mistake: str | None
     message: str
     otherwise: tuple | None = None  # (mistake, why) where nothing known does the same
+    result: int = 0  # the number of the result that is wrong
 
 
 def look_at_form(case, seen):
@@ -33,22 +35,28 @@ def look_at_form(case, seen):
     return Finding(FORM, name, f"{hint}On {seen.where or shards(case.n)} it ends in {message}")
 
 
-def look_at_values(case, seen, y):
-    for rank, value in enumerate(seen.values):
-        where = f"On {shards(case.n)}, shard {rank}"
-        if value.shape != y.shape:
-            return Finding(VALUES, "wrong shape", f"{where} of the result is {list(value.shape)}, not {list(y.shape)}.")
-        if value.dtype != y.dtype:
-            return Finding(VALUES, "wrong dtype", f"{where} of the result is {value.dtype}, and {y.dtype} went in.")
-        if not value.isfinite().all():
-            return Finding(VALUES, "not a number", f"{where} of the result holds nan or inf.")
-        if not close(value, y):
-            if rounded(value, y):
-                short = f"{where} of the result is right but for its last digits, as after a dtype shorter than"
-                message = f"{short} {y.dtype} on the way: it {worst(value, y)}."
-                return Finding(VALUES, "rounded on the way", message)
-            return Finding(VALUES, None, f"{where} of the result {worst(value, y)}.")
+def look_at_values(case, seen, wanted):
+    """`wanted` are the right `Seen.values`."""
+    for index, (value, y) in enumerate(zip(seen.values, wanted, strict=True)):
+        name, number, rank = case.which(index)
+        if found := look_at_value(f"On {shards(case.n)}, shard {rank} of {name}", value, y):
+            return Finding(VALUES, *found, result=number)
     return None
+
+
+def look_at_value(where, value, y):
+    if value.shape != y.shape:
+        return "wrong shape", f"{where} is {list(value.shape)}, not {list(y.shape)}."
+    if value.dtype != y.dtype:
+        return "wrong dtype", f"{where} is {value.dtype}, and {y.dtype} went in."
+    if not value.isfinite().all():
+        return "not a number", f"{where} holds nan or inf."
+    if close(value, y):
+        return None
+    if rounded(value, y):
+        short = f"{where} is right but for its last digits, as after a dtype shorter than"
+        return "rounded on the way", f"{short} {y.dtype} on the way: it {worst(value, y)}."
+    return None, f"{where} {worst(value, y)}."
 
 
 def look_at_own(case, seen, answer):
@@ -74,7 +82,7 @@ def look_at_road(case, seen, wanted, exact_bytes):
     if seen.flops > 1.5 * wanted.flops:
         work = f"products take {seen.flops:,} operations where {wanted.flops:,} will do, and {recorded}"
         return Finding(ROAD, "the baseline in disguise", f"{where}, but {work}.")
-    if not seen.forward:
+    if wanted.forward and not seen.forward:
         name = "the baseline in disguise" if seen.flops else "no communication"
         message = f"{where}, but {recorded}: every shard works out the whole result by itself"
         return Finding(ROAD, name, f"{message}.")
@@ -175,12 +183,6 @@ def readings(W, leaf, grad):
 def hits(W, leaf):
     """How many columns of a leaf are columns of W."""
     return (leaf.T[:, :, None] == W).all(1).any(1).sum().item()
-
-
-def cut(tensor, placing, n):
-    if placing in ("replicated", "plain"):
-        return [tensor] * n
-    return tensor.tensor_split(n, dim=1 if placing == "by columns" else 0)
 
 
 def wire(traffic):

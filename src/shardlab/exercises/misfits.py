@@ -44,8 +44,8 @@ def of_a_product(error, case):
     if not found:
         return None
     a, b, c, d = map(int, found.groups())
-    if "X" not in case.tensors:
-        return None
+    if [*case.results] != ["y"] or "X" not in case.tensors:  # there are other products than X @ W
+        return transposed(a, b, c, d, error) or ("an error", f"[{a}, {b}] @ [{c}, {d}] does not fit. ")
     X = case.tensors["X"].shape[1]
     share = X if case.placing["X"] == "replicated" else X // case.n  # the columns and rows that are to meet
     sides = f"{b} columns on the left meet {c} rows on the right, and {share} are to meet {share}"
@@ -54,11 +54,8 @@ def of_a_product(error, case):
             "One side is n times too large where they meet: it looks gathered before the product. Multiply the pieces"
         )
         return "gathered before the product", f"{hint}, and communicate the result: {sides}. "
-    if b == d or a == c:
-        which, fits = ("second", f"[{a}, {b}] @ [{d}, {c}]") if b == d else ("first", f"[{b}, {a}] @ [{c}, {d}]")
-        which = "one of the two" if b == d and a == c else f"the {which} one"
-        linear = " (F.linear transposes its weight by itself, and W here is [in, out])" if "linear(" in error else ""
-        return "transposed", f"The shapes look transposed: with {which} transposed they would fit, {fits}{linear}. "
+    if found := transposed(a, b, c, d, error):
+        return found
     if a == d and c == len(case.tensors["X"]):
         return "transposed", f"The shapes look exchanged: [{c}, {d}] @ [{a}, {b}] would fit, which is X @ W. "
     if max(b, c) == share:
@@ -69,3 +66,13 @@ def of_a_product(error, case):
     if 0 < max(b, c) - share < case.n:
         return "padded along the wrong dim", f"One side was made longer where they meet: {sides}. "
     return "an error", f"The shapes do not fit: {sides}. "
+
+
+def transposed(a, b, c, d, error):
+    """[a, b] @ [c, d] would fit with one of them transposed."""
+    if b != d and a != c:
+        return None
+    which, fits = ("second", f"[{a}, {b}] @ [{d}, {c}]") if b == d else ("first", f"[{b}, {a}] @ [{c}, {d}]")
+    which = "one of the two" if b == d and a == c else f"the {which} one"
+    linear = " (F.linear transposes its weight by itself, and W here is [in, out])" if "linear(" in error else ""
+    return "transposed", f"The shapes look transposed: with {which} transposed they would fit, {fits}{linear}. "

@@ -5,6 +5,7 @@ answer to every exercise, and stands beside each mistake of its table too: two s
 """
 
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch.nn import functional as F
@@ -95,6 +96,15 @@ OF_THE_RESULT = [  # change(mesh, y_)
         lambda mesh, y_: y_.t(),
     ),
     Mistake(
+        "summed along a dim",
+        "The result was summed along one of its dims, which is no sum over shards.",
+        lambda mesh, y_: y_.sum(0),
+        lambda mesh, y_: y_.sum(1),
+        lambda mesh, y_: y_.sum(),
+    ),
+]
+OF_A_WHOLE_RESULT = [  # of one that every shard is to have
+    Mistake(
         "only a slice",
         "The whole result was there, and each shard kept a slice of it alone: all of it is wanted on every shard.",
         lambda mesh, y_: mesh.scatter(y_, dim=1),
@@ -105,13 +115,6 @@ OF_THE_RESULT = [  # change(mesh, y_)
         "Every shard had the whole result already: to gather it again puts n copies of it side by side.",
         lambda mesh, y_: mesh.all_gather(y_, dim=1),
         lambda mesh, y_: mesh.all_gather(y_, dim=0),
-    ),
-    Mistake(
-        "summed along a dim",
-        "The result was summed along one of its dims, which is no sum over shards.",
-        lambda mesh, y_: y_.sum(0),
-        lambda mesh, y_: y_.sum(1),
-        lambda mesh, y_: y_.sum(),
     ),
 ]
 OF_WHAT_IS_MOVED = [  # change(mesh, x_), where x_ goes into a collective
@@ -141,16 +144,20 @@ IN_BACKWARD_OF_THE_RESULT = [
 LIKELY = {"reduced before the product", "n times too large", "reduced again in backward"}  # where there is another, too
 
 
-def slips(args, in_backward=False):
-    """Every (name, why, slip), where slip(answer) is that answer with the slip in it. `args` are its inputs' names."""
+def slips(args, in_backward=False, results=MappingProxyType({"y": "replicated"})):
+    """Every (name, why, slip), where slip(answer) is that answer with the slip in it. `args` are its inputs' names,
+    `results` says how each result lies."""
     of_inputs, of_result, of_moved = (OF_AN_INPUT, OF_THE_RESULT, OF_WHAT_IS_MOVED)
     if in_backward:
         of_inputs, of_result, of_moved = (IN_BACKWARD_OF_AN_INPUT, IN_BACKWARD_OF_THE_RESULT, [])
     places = range(len(args))
     some = [*({place} for place in places), *({*places[:size]} for size in range(2, len(args) + 1))]
-    for mistake in of_result:
-        for change in mistake.ways:
-            yield mistake.name, mistake.why, partial(after, change)
+    for number, (result, placing) in enumerate(results.items()):
+        whole = OF_A_WHOLE_RESULT if placing == "replicated" and not in_backward else []
+        for mistake in of_result + whole:
+            why = mistake.why if len(results) == 1 else f"{result}: {mistake.why}"
+            for change in mistake.ways:
+                yield mistake.name, why, partial(after, change, number)
     for mistake in of_moved:
         for change in mistake.ways:
             yield mistake.name, mistake.why, partial(on_the_way, change)
@@ -161,8 +168,16 @@ def slips(args, in_backward=False):
                 yield mistake.name, mistake.why, partial(before, change, chosen)
 
 
-def after(change, answer):
-    return lambda mesh, *inputs: change(mesh, answer(mesh, *inputs))
+def after(change, number, answer):
+    """The answer with one of its results changed."""
+
+    def slipped(mesh, *inputs):
+        y_ = answer(mesh, *inputs)
+        if not isinstance(y_, (tuple, list)):
+            return change(mesh, y_)
+        return tuple(change(mesh, each) if i == number else each for i, each in enumerate(y_))
+
+    return slipped
 
 
 def on_the_way(change, answer):

@@ -6,6 +6,8 @@ needed, are the gradients right. At the first step that fails, each known mistak
 `known`), and the one that does as the answer does in every case is named.
 """
 
+from dataclasses import replace
+
 import torch
 
 from shardlab.exercises.clues import clue
@@ -20,34 +22,30 @@ from shardlab.exercises.looking import (
     look_at_values,
 )
 from shardlab.exercises.picture import picture
+from shardlab.exercises.placing import SHAPE_OF, cut, listed, pieces
 from shardlab.exercises.verdict import UNSOLVED
 from shardlab.exercises.watch import Case, watch, watch_here
 from shardlab.exercises.world import everyone, from_rank_0, world
 
-SHAPE_OF = {
-    "replicated": "[{all}], replicated: all of it on every shard",
-    "by columns": "[{0}, {1}], cut by columns: [{0}, {1}/n] on each shard",
-    "by rows": "[{0}, {1}], cut by rows: [{0}/n, {1}] on each shard",
-    "cut": "[{0}], cut: [{0}/n] on each shard",
-    "plain": "[{0}, {1}], a plain tensor: place it yourself",
-    "a number": "a number",
-}
+Y = {"y": "replicated"}
 
 
 class Split(Exercise):
-    """An answer(mesh, …) whose result is `dense(n, …)`, replicated, by the road that `right` takes.
+    """An answer(mesh, …) whose result is `dense(n, …)`, by the road that `right` takes.
 
     `given` says of each argument the letters of its shape and how it is placed; of "a number", which come last, the
-    letter whose size it is."""
+    letter whose size it is. `results` says how the result is to lie on the shards, as {"y": "replicated"} does; or
+    several, as {"dX": "replicated", "dW": "by columns"}: then `dense`, `right` and the answer return a tuple of them.
+    """
 
-    def __init__(self, name, task, given, wanted, sizes, dense, right, mistakes, exact_bytes=False):
+    def __init__(self, name, task, given, wanted, sizes, dense, right, mistakes, exact_bytes=False, results=Y):
         self.numbers = {arg: letter for arg, (letter, placing) in given.items() if placing == "a number"}
         tensors = {arg: each for arg, each in given.items() if arg not in self.numbers}
         self.shapes = {arg: shape.split() for arg, (shape, _) in tensors.items()}
         self.placing = {arg: placing for arg, (_, placing) in tensors.items()}
         self.takes = ("mesh", *given)
         self.sizes, self.dense, self.right, self.mistakes = sizes, dense, right, mistakes
-        self.exact_bytes = exact_bytes
+        self.exact_bytes, self.results = exact_bytes, results
         super().__init__(name, task, [f"{arg}: {self.describe(arg)}" for arg in given], wanted)
 
     def describe(self, arg):
@@ -86,12 +84,20 @@ class Split(Exercise):
         name, why = known(self, finding, cases, seen) or finding.otherwise or (finding.mistake, "")
         drawn = ""
         if finding.step == VALUES and finding.mistake in (None, "wrong shape"):
-            dense = [self.dense(case.n, *case.tensors.values(), *case.numbers) for case in cases]
-            if name in (None, "wrong shape"):
-                name, why = clue(cases, seen, wanted, dense) or (name, why)
-            first = found.index(finding)
-            drawn = picture(cases[first], seen[first], dense[first])
+            said, drawn = self.by_itself(finding.result, cases, seen, wanted, found.index(finding))
+            if said and name in (None, "wrong shape"):
+                name, why = said
         return name, f"{why} {finding.message}".strip(), drawn
+
+    def by_itself(self, number, cases, seen, wanted, first):
+        """What a wrong result says by itself, as (mistake, why) or None, and its picture in the first such case."""
+        name, placing = [*self.results.items()][number]
+        dense = [listed(self.dense(case.n, *case.tensors.values(), *case.numbers))[number] for case in cases]
+        one = [replace(each, values=each.values[number :: len(self.results)]) for each in seen]
+        said = clue(cases, one, wanted, dense, placing)
+        if said and len(self.results) > 1:
+            said = said[0], f"Of {name}, here y: {said[1]}"
+        return said, picture(one[first], cut(dense[first], placing, cases[first].n))
 
     def cases(self):
         """Fresh inputs, the same on all ranks: float64, so that rounding hides nothing."""
@@ -109,9 +115,9 @@ class Split(Exercise):
             for size in self.sizes(n, integer):
                 tensors = {arg: normal(shape, size) for arg, shape in self.shapes.items()}
                 numbers = [size[letter] for letter in self.numbers.values()]
-                y = self.dense(n, *tensors.values(), *numbers)
-                cotangent = torch.randn(y.shape, generator=random, dtype=torch.float64, device="cpu")
-                cases.append(Case(n, tensors, self.placing, cotangent, numbers))
+                ys = listed(self.dense(n, *tensors.values(), *numbers))
+                cotangents = [torch.randn(y.shape, generator=random, dtype=torch.float64, device="cpu") for y in ys]
+                cases.append(Case(n, tensors, self.placing, self.results, cotangents, numbers))
         return cases
 
     def look(self, answer, case, seen, wanted, gradients):
@@ -119,14 +125,14 @@ class Split(Exercise):
         if finding := look_at_form(case, seen):
             return finding
         leaves = {arg: tensor.clone().requires_grad_() for arg, tensor in case.tensors.items()}
-        y = self.dense(case.n, *leaves.values(), *case.numbers)
+        ys = listed(self.dense(case.n, *leaves.values(), *case.numbers))
         finding = (
-            look_at_values(case, seen, y.detach())
+            look_at_values(case, seen, pieces([y.detach() for y in ys], self.results.values(), case.n))
             or look_at_own(case, seen, answer)
             or look_at_road(case, seen, wanted, self.exact_bytes)
         )
         if finding is None and gradients:
-            y.backward(case.cotangent)
+            torch.autograd.backward(ys, case.cotangents)
             finding = look_at_gradients(case, seen, wanted, {arg: leaf.grad for arg, leaf in leaves.items()})
         return finding
 

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from shardlab.exercises.exercise import brief_error
 from shardlab.exercises.limits import run
+from shardlab.exercises.placing import PLACE, listed, pieces
 from shardlab.exercises.real_ranks import Failed, try_on_ranks
 from shardlab.exercises.verdict import UNSOLVED, a_kind
 from shardlab.exercises.world import world
@@ -15,25 +16,24 @@ from shardlab.mesh import Mesh
 from shardlab.plumbing.backward import run_backward
 from shardlab.shards import Shards
 
-PLACE = {
-    "replicated": lambda mesh, tensor: mesh.replicate(tensor),
-    "by columns": lambda mesh, tensor: mesh.shard(tensor, dim=1),
-    "by rows": lambda mesh, tensor: mesh.shard(tensor, dim=0),
-    "cut": lambda mesh, tensor: mesh.shard(tensor, dim=0),
-    "plain": lambda mesh, tensor: tensor.detach().clone().requires_grad_(tensor.requires_grad),
-}
-
 
 @dataclass
 class Case:
-    """One set of inputs: a number of shards, the plain tensors, how each is placed, the cotangent of y, and the numbers
-    that come after the tensors (of heads, say)."""
+    """One set of inputs: a number of shards, the plain tensors, how each is placed; how each result is to be placed,
+    and its cotangent, the gradient with which backward begins there; and the numbers that come after the tensors (of
+    heads, say)."""
 
     n: int
     tensors: dict
     placing: dict
-    cotangent: torch.Tensor
+    results: dict
+    cotangents: list
     numbers: list = field(default_factory=list)
+
+    def which(self, index):
+        """Of which result, on which shard, is this one of `Seen.values`? (Its name, its number, the rank.)"""
+        rank, number = divmod(index, len(self.results))
+        return "the result" if len(self.results) == 1 else [*self.results][number], number, rank
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Seen:
 
     trouble: tuple | None = None  # (mistake, message): it did not get as far as a value
     where: str = ""  # the ranks that are in trouble, where it is not all of them
-    values: list = field(default_factory=list)
+    values: list = field(default_factory=list)  # all results of shard 0, then all of shard 1, …
     forward: list = field(default_factory=list)  # the calls recorded
     backward: list = field(default_factory=list)
     flops: int = 0
@@ -161,11 +161,11 @@ def observe(answer, mesh, case, gradients):
             y_ = answer(mesh, *given.values(), *case.numbers)
         seen.flops, seen.placed = work.flops, sum(t.numel() for x_ in mesh.placed for t in x_.shards)
         seen.forward, seen.moved = list(calls), list(mesh.moved)
-        seen.trouble = nonsense(y_, mesh, bool(calls)) or changed(given, before)
+        seen.trouble = nonsense(y_, mesh, bool(calls), [*case.results]) or changed(given, before)
         if seen.trouble is None:
-            seen.values = [tensor.detach().cpu().clone() for tensor in y_.shards]
-            if gradients and all(tensor.shape == case.cotangent.shape for tensor in y_.shards):
-                backward(y_, mesh, case.cotangent)
+            seen.values = [tensor.detach().cpu().clone() for tensor in tensors_by_shard(y_)]
+            if gradients:
+                backward(y_, mesh, case)
         seen.backward = [call for call in calls if call.phase == "backward"]
     if gradients:
         seen.grads = {name: grads_of(x_) for name, x_ in given.items() if isinstance(x_, Shards)}
@@ -174,16 +174,30 @@ def observe(answer, mesh, case, gradients):
     return seen
 
 
-def nonsense(y_, mesh, communicated):
-    """Why this is no answer at all, as (mistake, message), or None."""
+def nonsense(y_, mesh, communicated, names):
+    """Why this is no answer at all, as (mistake, message), or None. `names` are those of the results it is to have."""
     if y_ is None and communicated:
         return "no return", "The function communicates and then returns nothing: a `return` is missing."
     if y_ is None or y_ is Ellipsis:
         return UNSOLVED, ""
+    if len(names) == 1:
+        return no_shards(y_, mesh)
+    results = listed(y_)
+    if len(results) != len(names):
+        got = f"a tuple of {len(results)}" if isinstance(y_, (tuple, list)) else a_kind(y_)
+        return "another number of results", (
+            f"The function returns {got}, and its results are {len(names)}: return {', '.join(names)}."
+        )
+    found = ((name, no_shards(result, mesh)) for name, result in zip(names, results, strict=True))
+    return next(((trouble[0], f"Of {name}: {trouble[1]}") for name, trouble in found if trouble), None)
+
+
+def no_shards(y_, mesh):
+    """Why one result is none, as (mistake, message), or None."""
     if isinstance(y_, torch.Tensor):
         return "a plain tensor", (
             f"The function returns a plain tensor of shape {list(y_.shape)}, and the answer is a Shards, "
-            "with the whole result on every shard: compute on the Shards themselves."
+            "with a tensor for every shard: compute on the Shards themselves."
         )
     if not isinstance(y_, Shards):
         return "not a Shards", f"The function returns {a_kind(y_)}, and the answer is a Shards."
@@ -217,9 +231,19 @@ def tensors_of(x_):
     return [tensor.detach() for tensor in (x_.shards if isinstance(x_, Shards) else [x_])]
 
 
-def backward(y_, mesh, cotangent):
-    if all(tensor.requires_grad for tensor in y_.shards):
-        run_backward(list(y_.shards), [cotangent.to(device) for device in mesh.devices])
+def tensors_by_shard(y_):
+    """Of one result or of several: all that the first shard here has, then the next, …"""
+    by_result = [result.shards for result in listed(y_)]
+    return [tensor for by_shard in zip(*by_result, strict=True) for tensor in by_shard]
+
+
+def backward(y_, mesh, case):
+    """Go back from every result at once, with its cotangent, if all are of the shape that is wanted."""
+    tensors, count = tensors_by_shard(y_), len(case.results)
+    grads = pieces(case.cotangents, case.results.values(), case.n)
+    grads = [grad for rank in mesh.ranks for grad in grads[rank * count : (rank + 1) * count]]
+    if all(t.requires_grad and t.shape == grad.shape for t, grad in zip(tensors, grads, strict=True)):
+        run_backward(tensors, [grad.to(t.device) for t, grad in zip(tensors, grads, strict=True)])
 
 
 def grads_of(x_):
