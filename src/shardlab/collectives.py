@@ -8,6 +8,7 @@ import torch
 
 from shardlab.plumbing.agreement import agree
 from shardlab.plumbing.backward import refuse_half_a_backward
+from shardlab.plumbing.overflow import refuse_overflow
 
 
 class Pair(torch.autograd.Function):
@@ -180,7 +181,7 @@ def met(group, collective, grads, *how):
 def countable(group, collective, parts):
     if parts[0].dtype == torch.bool:
         raise TypeError(f"{collective} of bools: count them with x_.int(), or ask for any with all_reduce(op='max')")
-    group.refuse_overflow(collective, parts)
+    refuse_overflow(group, collective, parts)
     return parts
 
 

@@ -29,26 +29,6 @@ class Group:
     with (collective, part, the tensor that is the payload).
     """
 
-    def refuse_overflow(self, collective, parts):
-        """A sum of whole numbers that does not fit is an error: torch, gloo and nccl would wrap it round."""
-        dtype = parts[0].dtype
-        if dtype.is_floating_point or dtype.is_complex or not parts[0].numel() or parts[0].is_meta:
-            return
-        least, most, ends = torch.iinfo(dtype).min, torch.iinfo(dtype).max, self.ends(parts)
-        if sum(ends[::2]) >= least and sum(ends[1::2]) <= most:
-            return  # whatever meets what
-        unit = 2**32 if dtype == torch.int64 else 1  # nothing is wider than int64: sum its upper half, and what carries
-        total = self.total([part.to(torch.int64) // unit for part in parts])
-        if unit > 1:
-            total += self.total([part % unit for part in parts]) // unit
-        for extreme in total.aminmax():
-            if not least // unit <= extreme.item() <= most // unit:
-                reached = extreme.item() if unit == 1 else f"about {extreme.item() * unit:.3g}"
-                raise OverflowError(
-                    f"{collective}: the sum reaches {reached}, and {dtype} holds {least} to {most} only. "
-                    "Sum wider numbers, such as x_.long()"
-                )
-
     def site(self):
         """The line of the program that is here, where it is to be compared with that of others."""
 
@@ -207,7 +187,7 @@ class OverRanks(Group):
         header = agreement.describe(collective, parts[0], how, site)
         if agreement.log:
             agreement.log.came(f"{what}, backward" if back else what, self.ranks)
-        headers = self.exchange(header, device, what)
+        headers = agreement.exchange(self, header, device, what)
         shapes = agreement.compare(headers, free, lambda: self.sites(site, device, what), self.ranks)
         if agreement.log:
             agreement.log.opened()
@@ -215,35 +195,19 @@ class OverRanks(Group):
 
     def sites(self, site, device, what):
         """The line of the program at which each rank is."""
-        lines = self.exchange(list(site.encode()[:200].ljust(200)), device, what)
+        lines = agreement.exchange(self, list(site.encode()[:200].ljust(200)), device, what)
         return [bytes(line).decode(errors="replace").rstrip() for line in lines]
 
     def ends(self, parts):
         ends = [end.item() for end in parts[0].aminmax()]
-        return [end for both in self.exchange(ends, parts[0].device, "the ends of its values") for end in both]
+        everyone = agreement.exchange(self, ends, parts[0].device, "the ends of its values")
+        return [end for both in everyone for end in both]
 
     def total(self, parts, donated=False):
         total = self.send(parts[0])
         total = total if donated else total.clone()
         dist.all_reduce(total, dist.ReduceOp.SUM, group=self.process_group)
         return total
-
-    def exchange(self, numbers, device, what):
-        """A list of whole numbers from every rank."""
-        try:
-            if agreement.swap:
-                return agreement.swap(self.ranks, numbers, what)
-            numbers = torch.tensor(numbers, device="cpu" if self.staged else device)
-            everyone = [torch.empty_like(numbers) for _ in range(self.size)]
-            dist.all_gather(everyone, numbers, group=self.process_group)
-        except RuntimeError as error:
-            alone = RuntimeError(
-                f"shard {self.indices[0]} came to {what}, but not every other shard did: one stopped with an "
-                "error of its own, waits in another collective, or has ended, and this call is one too many"
-            )
-            alone.guilty = []  # it is one of the others
-            raise alone from error
-        return [numbers.tolist() for numbers in everyone]
 
     def all_reduce(self, parts, op="sum", own=False, donated=False):
         self.note("all_reduce", parts[0], parts[0])

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 CALLS = ["all_reduce sum", "all_reduce max", "all_gather", "reduce_scatter", "all_to_all", "broadcast"]
 FLOATS = ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"]
@@ -32,6 +33,24 @@ def describe(collective, part, how, site):
         raise TypeError(f"{dtype} of {part.dim()} dims does not travel between ranks: {DTYPES}, up to {DIMS} dims, do")
     how, sizes = [*how, -1, -1][:2], [*part.shape, *[0] * (DIMS - part.dim())]
     return [CALLS.index(collective), DTYPES.index(dtype), zlib.crc32(site.encode()), *how, part.dim(), *sizes]
+
+
+def exchange(group, numbers, device, what):
+    """A list of whole numbers from every rank."""
+    try:
+        if swap:
+            return swap(group.ranks, numbers, what)
+        numbers = torch.tensor(numbers, device="cpu" if group.staged else device)
+        everyone = [torch.empty_like(numbers) for _ in range(group.size)]
+        dist.all_gather(everyone, numbers, group=group.process_group)
+    except RuntimeError as error:
+        alone = RuntimeError(
+            f"shard {group.indices[0]} came to {what}, but not every other shard did: one stopped with an "
+            "error of its own, waits in another collective, or has ended, and this call is one too many"
+        )
+        alone.guilty = []  # it is one of the others
+        raise alone from error
+    return [numbers.tolist() for numbers in everyone]
 
 
 def compare(headers, free, sites, names):
