@@ -36,10 +36,12 @@ ORACLE = {
         torch.cat([cut(x, len(xs), dim)[r] for x in xs], other) for r in range(len(xs))
     ],
     "broadcast": lambda xs, dim, other: [xs[len(xs) - 1]] * len(xs),
+    "shift": lambda xs, dim, other: [xs[(r - STEP) % len(xs)] for r in range(len(xs))],
 }
 REPLICATED_IN = {"copy", "scatter"}  # they take one value that every shard holds
 REPLICATED_OUT = {"all_reduce", "all_gather"}  # every shard goes on to do the same with what they return
-GATHERS = {"all_gather", "all_gather_partial", "all_to_all"}  # they take pieces that may differ in size
+STEP = -2  # of a shift
+GATHERS = {"all_gather", "all_gather_partial", "all_to_all", "shift"}  # they take pieces that may differ in size
 
 
 def run(view, name, x_, dim, other):
@@ -53,6 +55,7 @@ def run(view, name, x_, dim, other):
         "reduce_scatter": lambda: view.reduce_scatter(x_, dim),
         "all_to_all": lambda: view.all_to_all(x_, dim, other),
         "broadcast": lambda: view.broadcast(x_, view.size - 1),
+        "shift": lambda: view.shift(x_, STEP),
     }
     return calls[name]()
 
@@ -331,6 +334,7 @@ MOVED = {  # what goes over the wires forward, and backward
     "reduce_scatter": (["reduce_scatter"], ["all_gather"]),
     "all_to_all": (["all_to_all"], ["all_to_all"]),
     "broadcast": (["broadcast"], ["reduce"]),
+    "shift": (["shift"], ["shift"]),
 }
 
 
@@ -345,7 +349,8 @@ def test_record(case):
         y_.backward(Shards([random(y.shape) for y in y_.shards], mesh))
     run(view, name, x_, dim, other)  # no longer recorded
 
-    forward, backward = MOVED[name]
+    still = name == "shift" and STEP % view.size == 0  # all the way round: nothing moves
+    forward, backward = ([], []) if still else MOVED[name]
     assert traffic.names == forward + backward
     assert [call.phase for call in traffic] == ["forward"] * len(forward) + ["backward"] * len(backward)
     source = members(mesh, axis)[0][-1 if name == "broadcast" else 0]
@@ -357,7 +362,7 @@ def test_record(case):
         rounds = 2 if call.name == "all_reduce" else 1
         assert call.axis == (axis or "×".join(mesh.axes))
         assert (call.shape, call.dtype, call.payload) == (here.shape, here.dtype, payload)
-        assert call.wire == pytest.approx(rounds * (n - 1) / n * payload)
+        assert call.wire == pytest.approx(payload if call.name == "shift" else rounds * (n - 1) / n * payload)
 
 
 def test_several_groups_are_one_collective():
@@ -388,6 +393,29 @@ def test_the_megatron_pair():
         torch.testing.assert_close(y_.shards[rank], y)
         torch.testing.assert_close(X_.grad.shards[rank], X.grad)
         torch.testing.assert_close(B_.grad.shards[rank], B.grad.tensor_split(4, 0)[rank])
+
+
+@pytest.mark.parametrize("by", [1, 0, -1, 3, 7, torch.tensor(2)])
+def test_a_shift_goes_round_the_ring(by):
+    """Values of any shape, each in memory of its own, and gradients back to where they came from."""
+    mesh = Mesh(4, devices=["cpu"])
+    x_ = Shards([torch.full([2] * rank, float(rank), requires_grad=True) for rank in range(4)], mesh)
+    y_ = mesh.shift(x_, by=by)
+    assert [y.dim() for y in y_.shards] == [(rank - int(by)) % 4 for rank in range(4)]
+    (y_.sum() * (mesh.rank + 1)).backward()
+    assert [grad.mean().item() for grad in x_.grad.shards] == [(rank + int(by)) % 4 + 1 for rank in range(4)]
+    y_ += 1
+    assert [x.mean().item() for x in x_.shards] == [0, 1, 2, 3]
+
+
+def test_a_ring_of_shifts_adds_up_as_all_reduce_does():
+    mesh = Mesh(5, devices=["cpu"])
+    x_ = mesh.rank + mesh.replicate(torch.arange(3.0))
+    total_ = passing_ = x_
+    for _ in range(mesh.size - 1):
+        passing_ = mesh.shift(passing_)
+        total_ = total_ + passing_
+    assert all(torch.equal(*pair) for pair in zip(total_.shards, mesh.all_reduce(x_).shards, strict=True))
 
 
 # errors
@@ -447,6 +475,9 @@ def test_arguments_out_of_range():
         mesh.all_reduce(x_, op="min")
     with pytest.raises(ValueError, match="grad is 'replicated' or 'partial', not 'sum'"):
         mesh.all_gather(x_, 0, grad="sum")
+    for by in (None, 1.0, True, mesh.rank):
+        with pytest.raises(TypeError, match="by is a whole number of places round the ring, such as 1 or -1, not "):
+            mesh.shift(x_, by=by)
     for sums in (lambda m_: mesh.all_reduce(m_), lambda m_: mesh.reduce_scatter(m_, 0)):
         with pytest.raises(TypeError, match=r"bools.*x_\.int\(\)"):
             sums(x_ > 0)
@@ -526,5 +557,5 @@ def test_over_distinct_cuda_devices_the_cuda_collectives_run(mesh, monkeypatch):
     (group,) = mesh.groups
     cards = [torch.device("cuda", index) for index in mesh.ranks]
     mesh.groups = [OneProcess(group.members, cards, group.note)]
-    holds(mesh, set(ORACLE) - {"all_to_all"})  # all_to_all has none: it copies pieces to their device
+    holds(mesh, set(ORACLE) - {"all_to_all", "shift"})  # which have none: they copy to each its device
     assert ran == ({"reduce_add", "gather", "broadcast"} if mesh.size > 1 else set())

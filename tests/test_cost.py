@@ -50,5 +50,10 @@ def test_exchange_and_broadcast(n, chunk):
         assert ring_bytes(name, payload, n) == pytest.approx(whole_on_each_link_but_one / n)
 
 
+@given(st.integers(2, 16), st.integers(1, 1000))
+def test_a_ring_is_made_of_shifts(n, chunk):
+    assert 2 * (n - 1) * ring_bytes("shift", chunk, n) == pytest.approx(ring_bytes("all_reduce", n * chunk, n))
+
+
 def test_one_shard_sends_nothing():
-    assert ring_bytes("all_reduce", 1024, 1) == 0
+    assert ring_bytes("all_reduce", 1024, 1) == ring_bytes("shift", 1024, 1) == 0

@@ -176,6 +176,7 @@ def test_a_collective_on_one_card_takes_one_buffer():
     assert taken(lambda: mesh.copy(x_))[:2] == (0, 0)
     assert taken(lambda: mesh.scatter(mesh.copy(x_), dim=1))[:2] == (0, 0)
     assert taken(lambda: mesh.reduce_scatter(x_, dim=1))[:2] == (size, size)
+    assert taken(lambda: mesh.shift(x_))[:2] == (8 * size, 8 * size)  # each shard has its own
 
 
 def test_placing_takes_what_the_shards_take():

@@ -250,7 +250,7 @@ def test_an_embedding_that_does_not_write_may_be_shared():
     assert F.relu(w_).shape == F.hardtanh(w_, 0.0, 1.0).shape == (4, 4)
 
 
-@pytest.mark.parametrize("move", ["scatter", "reduce_scatter", "all_reduce", "copy", "all_gather"])
+@pytest.mark.parametrize("move", ["scatter", "reduce_scatter", "all_reduce", "copy", "all_gather", "shift"])
 def test_a_gradient_may_be_written_into(move):
     mesh = mesh_of(3)
     x_ = mesh.replicate(torch.ones(3, 3, requires_grad=True))

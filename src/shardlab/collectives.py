@@ -157,6 +157,24 @@ def broadcast(group, parts, src):
     )
 
 
+def shift(group, parts, by):
+    """Forward: each shard's value to the neighbour `by` places on, round the ring. Backward: the gradients as many
+    places back."""
+    return pair(
+        "shift",
+        group,
+        parts,
+        forward=lambda xs: shifted(group, xs, by),
+        backward=lambda grads: shifted(group, grads, -by),
+    )
+
+
+def shifted(group, parts, by):
+    by %= group.size
+    shapes = group.shapes("shift", parts, by, free=...)
+    return group.shift(parts, by, shapes) if by else [part.clone() for part in parts]
+
+
 def summed(group, parts, donated=False):
     group.shapes("all_reduce sum", parts)
     if donated:

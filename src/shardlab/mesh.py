@@ -165,6 +165,14 @@ class Mesh:
             raise ValueError(f"src={src} is no shard of {self}: they are 0 to {self.size - 1}")
         return self._collective("broadcast", lambda group, parts: collectives.broadcast(group, parts, root), x_)
 
+    def shift(self, x_, by=1):
+        """y_{r+by} = x_r: each shard's value goes `by` places on, round the ring (JAX's ppermute); the shards may
+        differ in shape. Backward: `shift(-by)`."""
+        places = whole_number(by)
+        if places is None:
+            raise TypeError(f"shift's by is a whole number of places round the ring, such as 1 or -1, not {by!r}")
+        return self._collective("shift", partial(collectives.shift, by=places), x_)
+
     @contextmanager
     def record(self):
         """`with mesh.record() as traffic:` keeps every collective, forward and backward, in the list `traffic`."""

@@ -52,7 +52,7 @@ class OneProcess(Group):
 
     def shapes(self, collective, parts, *how, free=None):
         """The shape of every shard of the group, once it is clear that they go together: one dtype, and one shape but
-        for the dim `free`. `how` are the dims or the root of the collective."""
+        for the dim `free` (`...`: any shapes). `how` are the dims, the root or the step of the collective."""
         first = parts[0].dtype
         for part in parts:
             if part.dtype is not first:
@@ -83,6 +83,11 @@ class OneProcess(Group):
             torch.cat([piece.to(device) for piece in column], concat_dim)
             for column, device in zip(pieces, self.devices, strict=True)
         ]
+
+    def shift(self, parts, by, shapes):
+        self.note("shift", parts[0], parts[0])
+        arriving = [parts[(index - by) % self.size] for index in self.indices]
+        return [part.to(device, copy=True) for part, device in zip(arriving, self.devices, strict=True)]
 
     def broadcast(self, parts, src):
         self.note("broadcast", parts[src], parts[src])
@@ -171,7 +176,7 @@ class OverRanks(Group):
         return self.find()
 
     def send(self, tensor):
-        tensor = tensor.detach().resolve_conj().contiguous()
+        tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
         return tensor.cpu() if self.staged else tensor
 
     def site(self):
@@ -252,6 +257,21 @@ class OverRanks(Group):
         dist.all_to_all_single(received, sent, lengths, [p.numel() for p in pieces], group=self.process_group)
         arrived = [flat.view(shape) for flat, shape in zip(received.split(lengths), shapes, strict=True)]
         return [torch.cat(arrived, concat_dim).to(parts[0].device)]
+
+    def shift(self, parts, by, shapes):
+        """As bytes, of any dtype, and of one number at least: nccl wants every rank to take part."""
+        self.note("shift", parts[0], parts[0])
+        part, place = parts[0], "cpu" if self.staged else parts[0].device
+        to, source = ((self.indices[0] + step) % self.size for step in (by, -by))
+        out, into = (part.new_zeros(max(shape.numel(), 1), device=place) for shape in (part.shape, shapes[source]))
+        out[: part.numel()] = part.flatten()
+        both = [
+            dist.P2POp(dist.isend, out.view(torch.uint8), group=self.process_group, group_peer=to),
+            dist.P2POp(dist.irecv, into.view(torch.uint8), group=self.process_group, group_peer=source),
+        ]
+        for transfer in dist.batch_isend_irecv(both):
+            transfer.wait()
+        return [into[: shapes[source].numel()].view(shapes[source]).to(part.device)]
 
     def broadcast(self, parts, src):
         self.note("broadcast", parts[0], parts[0])

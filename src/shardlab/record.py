@@ -13,7 +13,7 @@ from shardlab.cost import ring_bytes
 @dataclass(frozen=True)
 class Call:
     """One collective. `payload` is the bytes of the whole tensor (what is reduced, or is there once gathered; of an
-    all-to-all, what one shard has), `wire` the bytes each shard sends if a ring runs it (see `cost`)."""
+    all-to-all and a shift, what one shard has), `wire` the bytes each shard sends if a ring runs it (see `cost`)."""
 
     name: str
     axis: str

@@ -59,6 +59,7 @@ INPUTS = {  # of each collective, but where every shard holds a value of the sam
     "all_gather": lambda mesh, X: mesh.shard(X, dim=1),
     "all_gather_partial": lambda mesh, X: mesh.shard(X, dim=0),
     "all_to_all": lambda mesh, X: mesh.shard(X, dim=1),
+    "shift": lambda mesh, X: mesh.shard(X, dim=1),
 }
 
 

@@ -56,6 +56,8 @@ COLLECTIVES = {
     "reduce_scatter": lambda view, x_: view.reduce_scatter(x_, dim=1),
     "all_to_all": lambda view, x_: view.all_to_all(x_, split_dim=0, concat_dim=1),
     "broadcast": lambda view, x_: view.broadcast(x_, src=view.size - 1),
+    "shift": lambda view, x_: view.shift(x_),
+    "shift_back": lambda view, x_: view.shift(x_, by=-1 - 2 * view.size),
 }
 
 
@@ -69,6 +71,7 @@ def parts(mesh, view, name, kind, dtype):
         if name in ("copy", "scatter"):
             seed = 100 + rank - index * stride(mesh, view)  # the same along the axis
         shape = {"all_gather": (2, piece), "all_gather_partial": (piece, 2), "all_to_all": (cut, piece)}
+        shape |= {"shift": (2, piece), "shift_back": (piece, 2 + index)}
         shape = shape.get(name, (cut, 3) if name == "scatter" else (3, cut))
         part = random(*shape, seed=seed, dtype=dtype)
         parts.append(part.mT.contiguous().mT if kind == "uneven" else part)  # not in the order of memory
@@ -106,7 +109,16 @@ def maximum(n, dtype):
 def conjugated(n):
     mesh = mesh_of(tp=n)
     x_ = held([torch.complex(random(3, 2, seed=rank), random(3, 2, seed=50 + rank)) for rank in mesh.ranks], mesh)
-    return {"y": mesh.all_reduce(x_.conj()), "z": mesh.all_gather(x_.conj(), dim=0)}
+    negative_ = x_.conj().imag[:1, :1]  # torch keeps the sign as a mark on it
+    values = {"y": mesh.all_reduce(x_.conj()), "z": mesh.all_gather(x_.conj(), dim=0), "shift": mesh.shift(x_.conj())}
+    return values | {"negative": mesh.all_gather(negative_, dim=0), "shift negative": mesh.shift(negative_)}
+
+
+def shifted(n, by):
+    """`by` places on, of values whose number of dims is each shard's own."""
+    mesh = mesh_of(tp=n)
+    x_ = held([random(*range(2, 3 + rank % 3), seed=rank) for rank in mesh.ranks], mesh)
+    return {"y": mesh.shift(x_, by=by), "x, which is left alone": x_}
 
 
 def donated(n):
@@ -232,6 +244,7 @@ def checks(n):
         "vocabulary": vocabulary,
         "conjugated": conjugated,
         "donated": donated,
+        **{f"shift by {by}": partial(shifted, by=by) for by in (0, 2, 3, -7, n)},
         "compared": compared,
     }
     if n == 4:
@@ -285,6 +298,10 @@ def scatter_of_two_values(mesh):
     mesh.scatter(x_, dim=0).sum().backward()
 
 
+def other_step(mesh):
+    mesh.shift(mesh.replicate(torch.ones(2)), by=dist.get_rank())
+
+
 def no_such_dtype(mesh):
     mesh.all_reduce(mesh.replicate(torch.ones(2, dtype=torch.int16)))
 
@@ -302,6 +319,7 @@ MISTAKES = {
     "order": other_order,
     "order backward": other_order_backward,
     "scatter": scatter_of_two_values,
+    "step": other_step,
     "dtype that does not travel": no_such_dtype,
     "bools": sum_of_bools,
 }

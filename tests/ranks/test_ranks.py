@@ -151,6 +151,7 @@ TOLD = {
     "order": r"^ValueError: .*one call on every shard.*shard 0: all_reduce sum, shard 1: all_gather",
     "order backward": r"^ValueError: .*one call on every shard.*shard 0: all_reduce sum, shard 1: all_gather",
     "scatter": r"^ValueError: scatter along dim 0 wants one value on every shard",
+    "step": r"^ValueError: shift wants one by on every shard, but they have shard 0: 0, shard 1: 1",
     "dtype that does not travel": r"^TypeError: int16 .*does not travel between ranks",
     "bools": r"^TypeError: all_reduce of bools: count them with x_.int\(\)",
 }

@@ -98,7 +98,15 @@ def a_gradient_scaled_in_place(mesh):
     return x_.grad
 
 
+def added_to_what_was_shifted(mesh):
+    x_ = mesh.replicate(torch.zeros(3)) + mesh.rank
+    y_ = mesh.shift(x_)
+    y_ += 5
+    return torch.stack([x_, y_])
+
+
 SAME = [stay_with_the_shards, a_placed_scale, a_product_given_away, added_to_a_clone, a_gradient_scaled_in_place]
+SAME += [added_to_what_was_shifted]
 REFUSED = {  # in both, with these words
     a_plain_scale: "scale_ = mesh.replicate(scale)",
     a_history: "place x.detach()",

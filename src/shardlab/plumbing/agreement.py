@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-CALLS = ["all_reduce sum", "all_reduce max", "all_gather", "reduce_scatter", "all_to_all", "broadcast"]
+CALLS = ["all_reduce sum", "all_reduce max", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "shift"]
 FLOATS = ["float64", "float32", "float16", "bfloat16", "complex64", "complex128"]
 DTYPES = [*FLOATS, "int64", "int32", "int8", "uint8", "bool"]  # what gloo and nccl both carry
 DIMS = 8
-ROOTS = {"broadcast": "src", "all_to_all": "split_dim and concat_dim"}  # the others have a dim
+ROOTS = {"broadcast": "src", "shift": "by", "all_to_all": "split_dim and concat_dim"}  # the others have a dim
 swap = None  # on ranks of one host: how they swap numbers, over memory that they share (see `board`)
 log = None  # in a pool: where a rank notes that it `came` to a collective, and that this has `opened` (see `visits`)
 HOUSE = Path(__file__).parent.parent
@@ -71,8 +71,8 @@ def compare(headers, free, sites, names):
 
 
 def fit(collective, shapes, free, sites=None, names=None):
-    """Do the shapes agree, but for the dim `free`, if there is one?"""
-    if shapes.count(shapes[0]) == len(shapes):
+    """Do the shapes agree, but for the dim `free`, if there is one? (`...`: they need not)"""
+    if free is ... or shapes.count(shapes[0]) == len(shapes):
         return
     collective = collective.split()[0]
     if free is not None:
