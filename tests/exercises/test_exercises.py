@@ -1081,6 +1081,27 @@ def test_a_check_takes_other_numbers_each_time():
     assert len({tensor.sum().item() for tensor in seen}) == len(seen)
 
 
+def test_an_argument_may_be_whole_numbers_that_have_no_gradient():
+    right = lambda mesh, order, X: mesh.all_reduce(mesh.copy(X))[order]  # noqa: E731
+    sorting = Split(
+        "sorting",
+        "The rows of a sum, in another order.",
+        given={"order": ("B", "replicated"), "X": ("B K", "replicated")},
+        wanted="y: [B, K]",
+        sizes=lambda n, integer: [{"B": 5, "K": 2}],
+        dense=lambda n, order, X: n * X[order],
+        right=right,
+        mistakes=[],
+        draw={"order": lambda shape, size, random: torch.randperm(size["B"], generator=random)},
+    )
+    assert sorting.check(right, gradients=True).passed
+    verdict = sorting.check(lambda mesh, order, X: mesh.all_reduce(X)[order], gradients=True)
+    assert verdict.mistake == "gradient off by a factor" and "gradient of X" in verdict.message
+    assert sorting.check(lambda mesh, order, X: mesh.all_reduce(X)).mistake == "rows in another order"
+    assert sorting.check(lambda mesh, order, X: right(mesh, order.add_(1) - 1, X)).mistake == "arguments changed"
+    assert sorting.check(lambda mesh, order, X: right(mesh, order + 1, X)).mistake == "looked up on the wrong shard"
+
+
 def test_a_check_works_with_gradients_off_and_in_inference_mode():
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():

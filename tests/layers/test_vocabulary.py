@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from twins import assert_twins, refilled
 
 from shardlab import Mesh
-from shardlab.layers import VocabParallelEmbedding, vocab_parallel_cross_entropy
+from shardlab.layers import VocabParallelEmbedding, vocab_parallel_cross_entropy, words_of
 
 CPU = ["cpu"]
 
@@ -121,3 +121,22 @@ def place(mesh, V=6, width=6, targets=(0, 5)):
 def test_what_cannot_be_right_is_told(wrong, error, told):
     with pytest.raises(error, match=told):
         wrong(Mesh(2, devices=CPU))
+
+
+@given(n=st.integers(1, 8), V=st.integers(0, 17), dim=st.integers(-2, 1))
+@settings(max_examples=30, deadline=None)
+def test_each_shard_is_told_its_own_words(n, V, dim):
+    mesh, shape = Mesh(n, devices=CPU), [3, 3]
+    shape[dim] = V
+    piece_ = mesh.shard(torch.randn(shape), dim=dim)
+    with mesh.record() as traffic:
+        words_ = words_of(mesh, piece_, dim)
+    for words, piece in zip(words_.shards, torch.arange(V).tensor_split(n), strict=True):
+        assert torch.equal(words, piece)
+    assert traffic.payload == 8 * n
+
+
+def test_words_are_counted_along_one_axis():
+    mesh = Mesh(dp=2, tp=2, devices=CPU)
+    words_ = words_of(mesh["tp"], mesh["tp"].shard(torch.randn(5), dim=0))
+    assert [words.tolist() for words in words_.shards] == [[0, 1, 2], [3, 4]] * 2

@@ -40,9 +40,11 @@ def right(seen, wanted):
 
 
 def factor(rows, placing):
-    """Every number is the same multiple of the right one."""
+    """Every number is the same multiple of the right one (of a single number, any is)."""
     times = {}
     for case, seen, _, y in rows:
+        if y.dim() == 0:
+            return None
         pairs = [(value, y) for value, y in zip(seen.values, cut(y, placing, case.n), strict=True) if y.numel()]
         if any(value.shape != y.shape for value, y in pairs):
             return None

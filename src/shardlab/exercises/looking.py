@@ -73,13 +73,13 @@ def look_at_own(case, seen, answer):
     )
 
 
-def look_at_road(case, seen, wanted, exact_bytes):
+def look_at_road(case, seen, wanted, exact_bytes, products=True):
     """A right value, and how it came about: what was communicated, multiplied and placed."""
     if case.n == 1:
         return None
     where = f"On {shards(case.n)} the values are right"
     recorded = f"the record shows {told(seen.forward)} where {told(wanted.forward)} will do"
-    if seen.flops > 1.5 * wanted.flops:
+    if products and seen.flops > 1.5 * wanted.flops:
         work = f"products take {seen.flops:,} operations where {wanted.flops:,} will do, and {recorded}"
         return Finding(ROAD, "the baseline in disguise", f"{where}, but {work}.")
     if wanted.forward and not seen.forward:

@@ -7,7 +7,7 @@ def misfit(error, case):
     """(name, hint) for an error that is known; None for any other."""
     if "leaf Variable that requires grad is being used in an in-place" in error:
         return "arguments changed", "An argument is written into, and others may still need it: make a new value. "
-    return of_a_collective(error) or of_two_shapes(error) or of_a_product(error, case)
+    return of_a_collective(error) or of_an_index(error) or of_two_shapes(error) or of_a_product(error, case)
 
 
 def of_a_collective(error):
@@ -26,6 +26,16 @@ def of_a_collective(error):
         return "gather on the wrong dim", hint
     hint = f"The shards hold pieces of unequal size, as of a value that is cut along dim {dim}: pieces are gathered"
     return "pieces added up", f"{hint}, and {found[1]} is for values of one shape. "
+
+
+def of_an_index(error):
+    """A row or a column that is looked up where it is not."""
+    found = re.search(r"index (-?\d+) is out of bounds for dimension \d+ with size (\d+)", error)
+    if not found and "index out of range in self" not in error:
+        return None
+    where = f": index {found[1]}, where there are {found[2]}" if found else ""
+    hint = f"A shard looks up what it does not have{where}. What is on another shard is to be looked up there"
+    return "looked up on the wrong shard", f"{hint}; here take any place that exists, and mask it away. "
 
 
 def of_two_shapes(error):

@@ -7,8 +7,8 @@ def close(a, b):
     """Equal up to float64 rounding: nine digits of the largest number here."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    if a.numel() == 0:
-        return True
+    if a.numel() == 0 or not (a.is_floating_point() or a.is_complex()):
+        return torch.equal(a, b)
     error = (a - b).abs().max().item()
     if error == error:
         return error <= 1e-9 * max(1.0, b.abs().max().item())

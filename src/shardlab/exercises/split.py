@@ -36,16 +36,22 @@ class Split(Exercise):
     `given` says of each argument the letters of its shape and how it is placed; of "a number", which come last, the
     letter whose size it is. `results` says how the result is to lie on the shards, as {"y": "replicated"} does; or
     several, as {"dX": "replicated", "dW": "by columns"}: then `dense`, `right` and the answer return a tuple of them.
+    `draw` says how an argument is drawn, draw(shape, size, random), where it is not of normal numbers: whole ones, say,
+    which have no gradient. `products=False`: how much an answer multiplies does not count.
     """
 
-    def __init__(self, name, task, given, wanted, sizes, dense, right, mistakes, exact_bytes=False, results=Y):
+    def __init__(
+        self, name, task, given, wanted, sizes, dense, right, mistakes, exact_bytes=False, results=Y, draw=None,
+        products=True,
+    ):  # fmt: skip
         self.numbers = {arg: letter for arg, (letter, placing) in given.items() if placing == "a number"}
         tensors = {arg: each for arg, each in given.items() if arg not in self.numbers}
         self.shapes = {arg: shape.split() for arg, (shape, _) in tensors.items()}
         self.placing = {arg: placing for arg, (_, placing) in tensors.items()}
         self.takes = ("mesh", *given)
         self.sizes, self.dense, self.right, self.mistakes = sizes, dense, right, mistakes
-        self.exact_bytes, self.results = exact_bytes, results
+        self.exact_bytes, self.results, self.products = exact_bytes, results, products
+        self.draw = dict.fromkeys(given, normal) | (draw or {})
         super().__init__(name, task, [f"{arg}: {self.describe(arg)}" for arg in given], wanted)
 
     def describe(self, arg):
@@ -107,13 +113,13 @@ class Split(Exercise):
         def integer(low, high):
             return torch.randint(low, high + 1, (), generator=random).item()
 
-        def normal(shape, size):
-            return torch.randn([size[letter] for letter in shape], generator=random, dtype=torch.float64, device="cpu")
+        def drawn(arg, size):
+            return self.draw[arg]([size[letter] for letter in self.shapes[arg]], size, random)
 
         cases = []
         for n in [world()] if world() else [2, 3, 4, 1]:
             for size in self.sizes(n, integer):
-                tensors = {arg: normal(shape, size) for arg, shape in self.shapes.items()}
+                tensors = {arg: drawn(arg, size) for arg in self.shapes}
                 numbers = [size[letter] for letter in self.numbers.values()]
                 ys = listed(self.dense(n, *tensors.values(), *numbers))
                 cotangents = [torch.randn(y.shape, generator=random, dtype=torch.float64, device="cpu") for y in ys]
@@ -124,17 +130,24 @@ class Split(Exercise):
         """The first thing that is wrong in one case, or None."""
         if finding := look_at_form(case, seen):
             return finding
-        leaves = {arg: tensor.clone().requires_grad_() for arg, tensor in case.tensors.items()}
+        leaves = {
+            arg: tensor.clone().requires_grad_(tensor.is_floating_point()) for arg, tensor in case.tensors.items()
+        }
         ys = listed(self.dense(case.n, *leaves.values(), *case.numbers))
         finding = (
             look_at_values(case, seen, pieces([y.detach() for y in ys], self.results.values(), case.n))
             or look_at_own(case, seen, answer)
-            or look_at_road(case, seen, wanted, self.exact_bytes)
+            or look_at_road(case, seen, wanted, self.exact_bytes, self.products)
         )
         if finding is None and gradients:
             torch.autograd.backward(ys, case.cotangents)
-            finding = look_at_gradients(case, seen, wanted, {arg: leaf.grad for arg, leaf in leaves.items()})
+            grads = {arg: leaf.grad for arg, leaf in leaves.items() if leaf.requires_grad}
+            finding = look_at_gradients(case, seen, wanted, grads)
         return finding
+
+
+def normal(shape, size, random):
+    return torch.randn(shape, generator=random, dtype=torch.float64, device="cpu")
 
 
 def passed(gradients):

@@ -152,7 +152,9 @@ def watch_there(mesh, answer, case, gradients):
 
 def observe(answer, mesh, case, gradients):
     seen = Seen()
-    plain = {name: tensor.clone().requires_grad_(gradients) for name, tensor in case.tensors.items()}
+    plain = {name: tensor.clone() for name, tensor in case.tensors.items()}
+    for tensor in plain.values():
+        tensor.requires_grad_(gradients and tensor.is_floating_point())
     given = {name: PLACE[case.placing[name]](mesh, tensor) for name, tensor in plain.items()}
     before = {name: [tensor.clone() for tensor in tensors_of(x_)] for name, x_ in given.items()}
     mesh.placed.clear()

@@ -7,7 +7,7 @@ from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear
 from shardlab.layers.mlp import MLP, ParallelMLP, ParallelSwiGLU, SwiGLU
 from shardlab.layers.replicated import Replicated
 from shardlab.layers.sharded import ShardedModule
-from shardlab.layers.vocabulary import VocabParallelEmbedding, vocab_parallel_cross_entropy
+from shardlab.layers.vocabulary import VocabParallelEmbedding, vocab_parallel_cross_entropy, words_of
 
 __all__ = [
     "MLP",
@@ -25,4 +25,5 @@ __all__ = [
     "VocabParallelEmbedding",
     "clip_grad_norm_",
     "vocab_parallel_cross_entropy",
+    "words_of",
 ]

@@ -10,6 +10,7 @@ from torch.nn.functional import embedding, linear
 
 from shardlab.collectives import split_sizes
 from shardlab.layers.sharded import ShardedModule
+from shardlab.shards import Shards
 
 UNSPLIT = ("padding_idx", "max_norm", "scale_grad_by_freq", "sparse")
 
@@ -97,6 +98,24 @@ def vocab_parallel_cross_entropy(
     if reduction == "none":
         return loss_
     return loss_.sum() / counted_.sum() if reduction == "mean" else loss_.sum()
+
+
+def words_of(mesh, piece_, dim=0):
+    """The words of each shard, by their numbers in the vocabulary, of which `piece_` is cut along `dim`: [V/p].
+
+    words_r = v_r, v_r + 1, …, where v_r is how many words the shards before r have. Who places a weight knows V, and
+    has this for nothing, as mesh.shard(torch.arange(V), dim=0); who has a piece alone must ask the others: an
+    all-gather of p whole numbers. (Megatron-LM has equal pieces, and multiplies: core/tensor_parallel/utils.py.)
+
+    >>> import shardlab
+    >>> mesh = shardlab.Mesh(2, devices=["cpu"])
+    >>> words_of(mesh, mesh.shard(torch.randn(5, 3), dim=0)).shards
+    [tensor([0, 1, 2]), tensor([3, 4])]
+    """
+    ones = [torch.ones(piece.shape[dim], dtype=torch.long, device=piece.device) for piece in piece_.shards]
+    one_ = Shards(ones, mesh.root)
+    lengths_ = mesh.all_gather(one_.sum(0, keepdim=True), dim=0)
+    return one_.cumsum(0) - 1 + lengths_[: mesh.rank].sum()
 
 
 def places(mesh, ids_, vocab_size):
