@@ -1,8 +1,8 @@
-"""The same two-layer MLP on ranks: our layers beside what the field uses and what one writes by hand.
+"""The same MLP, and the same transformer layer, on ranks: ours beside what the field uses and what one writes by hand.
 
 fairscale takes part where it can be imported: `pip install --no-deps --target SOME_FOLDER fairscale` and
-PYTHONPATH=SOME_FOLDER leave the installed torch alone, which is what `make bench` does. `contestants` has the ways,
-`peers_rank` what a rank does.
+PYTHONPATH=SOME_FOLDER leave the installed torch alone, which is what `make bench` does. `mlp_ways` and `layer_ways` have
+the contestants, `peers_rank` what a rank does.
 """
 
 import json
@@ -18,21 +18,28 @@ HERE = Path(__file__).parent
 LIMIT = 600  # seconds for one launch of ranks
 
 SMALL, LARGE = [64, 8], [1024, 256]  # batch, width; the hidden layer is four times as wide
-LAUNCHES = [  # (backend, ranks, sizes): `fake` moves nothing, and leaves the overhead
-    ("gloo", 2, [SMALL, LARGE]),
-    ("gloo", 4, [SMALL, LARGE]),
-    ("fake", 4, [SMALL]),
+NARROW, WIDE = [2, 64, 64], [2, 64, 512]  # batch, tokens, width
+LAUNCHES = [  # (backend, ranks, model, sizes): `fake` moves nothing, and leaves the overhead
+    ("gloo", 2, "mlp", [SMALL, LARGE]),
+    ("gloo", 4, "mlp", [SMALL, LARGE]),
+    ("fake", 4, "mlp", [SMALL]),
+    ("gloo", 2, "layer", [NARROW, WIDE]),
+    ("gloo", 4, "layer", [NARROW, WIDE]),
 ]
+MODELS = {
+    "mlp": "A two-layer MLP, batch × width, the hidden layer four times as wide (wanted: ours ≤ 1.05 at 1024×256)",
+    "layer": "A transformer layer as Llama has it, batch × tokens × width, with 8 heads and 4 kv heads",
+}
 
 
 def peers(launches=LAUNCHES, rounds=15, seconds=0.2):
     """Every launch's rows: the times of all contestants, in rounds where each takes its turn."""
-    results = {"threads a rank": 1, "fairscale": fairscale_version(), "rows": []}
-    for backend, ranks, sizes in launches:
-        print(f"  {ranks} ranks over {backend}", flush=True)
-        found = launch(backend, ranks, {"sizes": sizes, "rounds": rounds, "seconds": seconds})
+    results = {"threads a rank": 1, "fairscale": fairscale_version(), "rows": [], "left out": {}}
+    for backend, ranks, model, sizes in launches:
+        print(f"  {model}: {ranks} ranks over {backend}", flush=True)
+        found = launch(backend, ranks, {"model": model, "sizes": sizes, "rounds": rounds, "seconds": seconds})
         results["rows"] += found["rows"]
-        results["left out"] = found["left out"]
+        results["left out"] |= found["left out"]
     return results
 
 
@@ -73,23 +80,28 @@ def wait(processes):
 
 
 def table(results):
-    """The results in Markdown: a line for each launch and size, a column for each contestant."""
-    names = list(dict.fromkeys(name for row in results["rows"] for name in row["times"]))
+    """The results in Markdown: a table for each model, in it a line for each launch and size."""
+    rounds = results["rows"][0]["rounds"]
     lines = [
-        "A two-layer MLP on real ranks, one thread each: our layers, what the field uses, the same by hand, and the",
-        "floor, which is raw products and raw collectives. Batch × width, the hidden layer four times as wide; in µs,",
-        "and in brackets as a ratio to the floor in the same round (wanted: ours ≤ 1.05 at 1024×256).",
-        "",
+        "The same on real ranks, one thread each: our layers, what the field uses, the same by hand, and the floor,",
+        "which is raw products and raw collectives. In µs, and in brackets as a ratio to the floor in the same round;",
+        f"medians of {rounds} rounds, taken in turn. Their middle halves are in the file.",
     ]
-    lines += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for row in results["rows"]:
+    for model, said in MODELS.items():
+        rows = [row for row in results["rows"] if row["model"] == model]
+        lines += ["", f"{said}:", "", *table_of(rows)] if rows else []
+    absent = [f"{name} did not take part: {why}." for name, why in results["left out"].items()]
+    return "\n".join(lines + [""] * bool(absent) + absent)
+
+
+def table_of(rows):
+    names = list(dict.fromkeys(name for row in rows for name in row["times"]))
+    yield "| | " + " | ".join(names) + " |"
+    yield "|---" * (len(names) + 1) + "|"
+    for row in rows:
         where = f"{row['ranks']} ranks" + (", nothing moved" if row["backend"] == "fake" else "")
         cells = [cell(row["times"][name]) if name in row["times"] else "" for name in names]
-        lines.append(f"| {row['batch']}×{row['width']}, {where}, {row['what']} | " + " | ".join(cells) + " |")
-    absent = [f"{name} did not take part: {why}." for name, why in results["left out"].items()]
-    rounds = results["rows"][0]["rounds"]
-    said = f"Medians of {rounds} rounds, taken in turn; their middle halves are in the file."
-    return "\n".join([*lines, "", said, *absent])
+        yield f"| {'×'.join(map(str, row['shape']))}, {where}, {row['what']} | " + " | ".join(cells) + " |"
 
 
 def cell(time):

@@ -1,6 +1,6 @@
 """One rank of the benchmark against peers; `peers.py` starts as many as there are.
 
-python peers_rank.py RANK RANKS BACKEND FOLDER '{"sizes": [[64, 8]], "rounds": 15, "seconds": 0.05}'
+python peers_rank.py RANK RANKS BACKEND FOLDER '{"model": "mlp", "sizes": [[64, 8]], "rounds": 15, "seconds": 0.05}'
 
 Rank 0 leaves FOLDER/rows.json. With the backend `fake` one process believes it is a rank of several, and no
 collective moves anything: what is left is each contestant's overhead.
@@ -11,32 +11,34 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import layer_ways
+import mlp_ways
 import torch
 import torch.distributed as dist
-from contestants import MLP, check, enter
+from contestants import check, enter
 from timing import rounds, sample, summary
 
 from shardlab.plumbing import agreement, board
 from shardlab.plumbing.world import take_turns
 
 LIMIT = timedelta(seconds=60)
+MODELS = {"mlp": mlp_ways, "layer": layer_ways}
 
 
-def main(rank, ranks, backend, folder, sizes, rounds, seconds):
+def main(rank, ranks, backend, folder, model, sizes, rounds, seconds):
     torch.set_num_threads(1)
     join(rank, ranks, backend, folder)
     rows, absent = [], {}
-    for batch, width in sizes:
-        contestants, absent = lined_up(batch, width, checked=backend != "fake")
+    for shape in sizes:
+        contestants, absent = lined_up(MODELS[model], shape, checked=backend != "fake")
         for what in ("forward", "both"):
             ways = {name: getattr(contestant, what) for name, contestant in contestants.items()}
             rows.append(
                 {
                     "backend": backend,
                     "ranks": ranks,
-                    "batch": batch,
-                    "width": width,
-                    "hidden": 4 * width,
+                    "model": model,
+                    "shape": shape,
                     "what": "forward" if what == "forward" else "forward and backward",
                     **race(ways, rounds, seconds),
                 }
@@ -59,13 +61,13 @@ def join(rank, ranks, backend, folder):
         agreement.swap = board.shared()
 
 
-def lined_up(batch, width, checked):
+def lined_up(ways, shape, checked):
     """The contestants, after each has shown the right values (which need real collectives)."""
     torch.manual_seed(0)
-    dense, X, cotangent = MLP(width, 4 * width), torch.randn(batch, width), torch.randn(batch, width)
-    contestants, absent = enter(dense, X, cotangent)
+    dense, X, cotangent = ways.twin(shape[-1]), torch.randn(shape), torch.randn(shape)
+    contestants, absent = enter(ways.CONTESTANTS, dense, X, cotangent)
     if checked:
-        check(contestants, dense, X, cotangent)
+        check(contestants, *ways.dense_answer(dense, X, cotangent))
     return contestants, absent
 
 

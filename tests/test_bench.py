@@ -16,6 +16,8 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import bench  # noqa: E402
 import contestants  # noqa: E402
+import layer_ways  # noqa: E402
+import mlp_ways  # noqa: E402
 import on_cuda  # noqa: E402
 import peers  # noqa: E402
 import transformer_layer  # noqa: E402
@@ -129,18 +131,21 @@ def test_what_is_refused(arguments, told, capsys):
 
 @pytest.mark.ranks
 def test_peers_run_and_are_equal_on_ranks():
-    """Each rank checks every contestant's values and gradients against the dense MLP before it takes a time."""
-    results = peers.peers([("gloo", 2, [[6, 8]]), ("fake", 4, [[6, 8]])], rounds=2, seconds=0)
-    wanted = set(contestants.CONTESTANTS) - set(results["left out"])
+    """Each rank checks every contestant's values and gradients against the dense twin before it takes a time."""
+    mlp, layer = [6, 8], [1, 3, 32]
+    launches = [("gloo", 2, "mlp", [mlp]), ("fake", 4, "mlp", [mlp]), ("gloo", 2, "layer", [layer])]
+    results = peers.peers(launches, rounds=2, seconds=0)
     assert set(results["left out"]) <= {"fairscale"}
-    assert [(row["ranks"], row["what"]) for row in results["rows"]] == [
-        (ranks, what) for ranks in (2, 4) for what in ("forward", "forward and backward")
+    assert [(row["ranks"], row["model"], row["what"]) for row in results["rows"]] == [
+        (ranks, model, what) for _, ranks, model, _ in launches for what in ("forward", "forward and backward")
     ]
     for row in results["rows"]:
-        assert set(row["times"]) == wanted
+        ways = {"mlp": mlp_ways, "layer": layer_ways}[row["model"]].CONTESTANTS
+        assert set(row["times"]) == set(ways) - set(results["left out"])
         assert all(time["us"] > 0 for time in row["times"].values()) and row["times"]["floor"]["ratio"] == 1
     lines = peers.table(results).splitlines()
-    assert lines[4].startswith("| | shardlab |") and len([line for line in lines if line.startswith("| 6×8")]) == 4
+    assert len([line for line in lines if line.startswith("| | shardlab |")]) == 2
+    assert len([line for line in lines if line.startswith(("| 6×8,", "| 1×3×32,"))]) == 6
 
 
 def test_a_wrong_contestant_is_found():
@@ -156,5 +161,5 @@ def test_a_wrong_contestant_is_found():
 @pytest.mark.ranks
 def test_a_rank_that_fails_ends_them_all(capfd):
     with pytest.raises(RuntimeError, match=r"rank \d .*stopped"):
-        peers.launch("gloo", 2, {"sizes": None, "rounds": 1, "seconds": 0})
+        peers.launch("gloo", 2, {"model": "mlp", "sizes": None, "rounds": 1, "seconds": 0})
     assert "Error" in capfd.readouterr().err
