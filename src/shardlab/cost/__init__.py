@@ -1,0 +1,33 @@
+"""Arithmetic only: bytes, seconds, FLOPs and memory, each formula with its equation and where it is from."""
+
+from shardlab.cost.compute import forward_flops, gpt_flops, layer_flops, matmul_flops, training_days, waves
+from shardlab.cost.figures import ALL_REDUCES, DEVICES, GPTS, LINKS, MODELS
+from shardlab.cost.memory import activation_bytes, kv_bytes, state_bytes
+from shardlab.cost.parameters import active_parameters, gpt_parameters, parameters
+from shardlab.cost.traffic import bus_bandwidth, fit, ring_bytes, ring_time, switch_time, tree_time
+
+__all__ = [
+    "ALL_REDUCES",
+    "DEVICES",
+    "GPTS",
+    "LINKS",
+    "MODELS",
+    "activation_bytes",
+    "active_parameters",
+    "bus_bandwidth",
+    "fit",
+    "forward_flops",
+    "gpt_flops",
+    "gpt_parameters",
+    "kv_bytes",
+    "layer_flops",
+    "matmul_flops",
+    "parameters",
+    "ring_bytes",
+    "ring_time",
+    "state_bytes",
+    "switch_time",
+    "training_days",
+    "tree_time",
+    "waves",
+]
