@@ -1,8 +1,8 @@
 """The same MLP, and the same transformer layer, on ranks: ours beside what the field uses and what one writes by hand.
 
 fairscale takes part where it can be imported: `pip install --no-deps --target SOME_FOLDER fairscale` and
-PYTHONPATH=SOME_FOLDER leave the installed torch alone, which is what `make bench` does. `mlp_ways` and `layer_ways` have
-the contestants, `peers_rank` what a rank does.
+PYTHONPATH=SOME_FOLDER leave the installed torch alone, which is what `make bench` does. The contestants are in
+`mlp_ways` and `layer_ways`, what a rank does in `peers_rank`.
 """
 
 import json
