@@ -61,6 +61,8 @@ RIGHT = {
 }
 
 MLP = {
+    "nonlinearity before the first layer": [lambda mesh, X, W1, W2: mesh.all_reduce(F.gelu(X).mm(W1).mm(W2))],
+    "an input added to the result": [lambda mesh, X, W1, W2: X + mesh.all_reduce(F.gelu(mesh.copy(X) @ W1) @ W2)],
     "an all-reduce between the layers": [
         lambda mesh, X, W1, W2: mesh.all_reduce(F.gelu(mesh.all_reduce(F.linear(X, W1.T))) @ W2),
         lambda mesh, X, W1, W2: mesh.all_reduce(mesh.all_reduce(F.gelu(X.mm(W1))).mm(W2)),
@@ -93,6 +95,10 @@ MLP = {
     "detached": [(GRAD, lambda mesh, X, W1, W2: mesh.all_reduce(F.gelu(X @ W1).detach() @ W2))],
 }
 BIAS = {
+    "a bias within its product": [lambda mesh, X, W1, b1, W2, b2: mesh.all_reduce(F.gelu(X.mm(W1 + b1)).mm(W2)) + b2],
+    "an input twice": [lambda mesh, X, W1, b1, W2, b2: mesh.all_reduce(F.gelu(X @ W1 + 2 * b1) @ W2) + b2],
+    "an input with the wrong sign": [lambda mesh, X, W1, b1, W2, b2: mesh.all_reduce(F.gelu(X @ W1 - b1) @ W2) + b2],
+    "an input left out": [lambda mesh, X, W1, b1, W2, b2: mesh.all_reduce(F.gelu(X @ W1 * 0 + b1) @ W2) + b2],
     "the second bias on every shard": [
         lambda mesh, X, W1, b1, W2, b2: mesh.all_reduce(F.linear(F.gelu(X @ W1 + b1), W2.T, b2)),
     ],

@@ -563,6 +563,8 @@ BIAS = {
     "one shard's partial sum": [lambda mesh, X, W, b: mesh.broadcast(X @ W) + b],
     "only a slice of the sum": [lambda mesh, X, W, b: mesh.reduce_scatter(X @ W + b, dim=0)],
     "a nonlinearity too many": [lambda mesh, X, W, b: F.gelu(mesh.all_reduce(X @ W) + b)],
+    "bias within the product": [lambda mesh, X, W, b: row_einsum(mesh, X, W + b)],
+    "an input with the wrong sign": [lambda mesh, X, W, b: b - row_einsum(mesh, X, W)],
     "bias taken back": [(GRAD, lambda mesh, X, W, b: mesh.all_reduce(b + X.mm(W)) - b * (mesh.size - 1))],
     "bias after the reduction on one shard": [
         lambda mesh, X, W, b: row_einsum(mesh, X, W) + only_if_first(mesh, b),
@@ -616,6 +618,7 @@ SUM = {
     "reduced again in backward": [(GRAD, lambda mesh, X: mesh.copy(mesh.all_reduce(X + X * mesh.rank)))],
 }
 EITHER_WIDTH = {
+    "split by rows": [lambda mesh, X, W: mesh.all_reduce(mesh.scatter(X, dim=-1).mm(mesh.shard(W, dim=0)))],
     "no gather": [lambda mesh, X, W: X.mm(mesh.shard(W, -1))],
     "gather on the wrong dim": [lambda mesh, X, W: mesh.all_gather(X.mm(mesh.shard(W, -1)), 0)],
     "a reduce where a gather belongs": [lambda mesh, X, W: mesh.all_reduce(X.mm(mesh.shard(W, -1)))],

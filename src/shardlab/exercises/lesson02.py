@@ -151,6 +151,11 @@ BIAS_MISTAKES = [
         lambda mesh, X, W, b: mesh.all_reduce(X @ W + (mesh.rank + 1) * b),
     ),
     Mistake(
+        "bias within the product",
+        "b is added to what goes into the product, and X @ (W + b) is not X @ W + b.",
+        lambda mesh, X, W, b: mesh.all_reduce(X @ (W + b)),
+    ),
+    Mistake(
         "bias multiplied",
         "The product is multiplied by b, and b is to be added.",
         lambda mesh, X, W, b: mesh.all_reduce(X @ W) * b,

@@ -160,6 +160,11 @@ COMMON_MISTAKES = [
         lambda mesh, X, W: X @ mesh.shard(W, dim=0),
     ),
     Mistake(
+        "split by rows",
+        "y is right, but W was cut by rows and X by columns, which makes y a sum: this layer is split by columns.",
+        lambda mesh, X, W: mesh.all_reduce(mesh.scatter(X, dim=1) @ mesh.shard(W, dim=0)),
+    ),
+    Mistake(
         "W not placed",
         "W is a plain tensor, and X is a Shards: each shard must be told which part of W is its own.",
         lambda mesh, X, W: X @ W,

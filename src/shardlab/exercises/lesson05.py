@@ -66,6 +66,12 @@ MLP_MISTAKES = [
             for f in (torch.relu, silu, torch.tanh, torch.sigmoid)
         ],
         lambda mesh, X, W1, W2: mesh.all_reduce(gelu(X @ W1, approximate="tanh") @ W2),
+        lambda mesh, X, W1, W2: mesh.all_reduce(torch.softmax(X @ W1, -1) @ W2),
+    ),
+    Mistake(
+        "nonlinearity before the first layer",
+        "gelu belongs between the two layers, and comes before the first.",
+        lambda mesh, X, W1, W2: mesh.all_reduce(gelu(X) @ W1 @ W2),
     ),
     *mistakes.of_a_sum(
         (lambda mesh, X, W1, W2: hidden(mesh, X, W1) @ W2, lambda y_, *_: y_),
@@ -170,6 +176,12 @@ BIAS_MISTAKES = [
         "the first bias after the gelu",
         "b1 belongs to the first layer, and is added before the gelu: gelu(X @ W1 + b1).",
         lambda mesh, X, W1, b1, W2, b2: mesh.all_reduce((gelu(X @ W1) + b1) @ W2) + b2,
+    ),
+    Mistake(
+        "a bias within its product",
+        "A bias is added to what goes into the product, and X @ (W1 + b1) is not X @ W1 + b1.",
+        lambda mesh, X, W1, b1, W2, b2: mesh.all_reduce(gelu(X @ (W1 + b1)) @ W2) + b2,
+        lambda mesh, X, W1, b1, W2, b2: mesh.all_reduce(gelu(X @ W1 + b1) @ (W2 + b2)),
     ),
     Mistake(
         "an all-reduce between the layers",

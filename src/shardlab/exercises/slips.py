@@ -54,6 +54,21 @@ OF_AN_INPUT = [  # change(mesh, x_)
         "An input was transposed before the product.",
         lambda mesh, x_: x_.t(),
     ),
+    Mistake(
+        "an input twice",
+        "An input counts twice, where it is to count once.",
+        lambda mesh, x_: x_ + x_,
+    ),
+    Mistake(
+        "an input with the wrong sign",
+        "An input was subtracted, or has the wrong sign.",
+        lambda mesh, x_: -x_,
+    ),
+    Mistake(
+        "an input left out",
+        "An input has no part in the result.",
+        lambda mesh, x_: 0 * x_,
+    ),
 ]
 OF_THE_RESULT = [  # change(mesh, y_)
     Mistake(
@@ -158,6 +173,9 @@ def slips(args, in_backward=False, results=MappingProxyType({"y": "replicated"})
             why = mistake.why if len(results) == 1 else f"{result}: {mistake.why}"
             for change in mistake.ways:
                 yield mistake.name, why, partial(after, change, number)
+    for place, arg in enumerate([] if in_backward or len(results) > 1 else args):
+        why = f"{arg} was added to the result, as one adds a residual, and it does not belong there."
+        yield "an input added to the result", why, partial(beside, place)
     for mistake in of_moved:
         for change in mistake.ways:
             yield mistake.name, mistake.why, partial(on_the_way, change)
@@ -165,7 +183,8 @@ def slips(args, in_backward=False, results=MappingProxyType({"y": "replicated"})
         for change in mistake.ways:
             change = once(change)
             for chosen in some:
-                yield mistake.name, mistake.why, partial(before, change, chosen)
+                which = ", ".join(name for place, name in enumerate(args) if place in chosen)
+                yield mistake.name, f"{mistake.why} (Here: {which}.)", partial(before, change, chosen)
 
 
 def after(change, number, answer):
@@ -178,6 +197,11 @@ def after(change, number, answer):
         return tuple(change(mesh, each) if i == number else each for i, each in enumerate(y_))
 
     return slipped
+
+
+def beside(place, answer):
+    """The answer with one of its inputs added to the result."""
+    return lambda mesh, *inputs: answer(mesh, *inputs) + inputs[place]
 
 
 def on_the_way(change, answer):
