@@ -10,11 +10,13 @@ import time
 from xml.etree import ElementTree
 
 import answers05
+import answers06
 import pytest
 import torch
 from torch.nn import functional as F
 
 from shardlab import Mesh, Shards, exercises
+from shardlab.exercises import lesson06_kinds
 from shardlab.exercises.exercise import Exercise
 from shardlab.exercises.real_ranks import OnRanks
 from shardlab.exercises.split import Split
@@ -158,6 +160,7 @@ RIGHT = {
     ],
     "padded_linear": [padded_with_cat, padded_in_front, padded_shard_by_shard],
     **answers05.RIGHT,
+    **answers06.RIGHT,
 }
 WITHOUT_GRADIENTS = {  # right in value and communication; not asked for more
     "weighted_sum": [lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * X)],
@@ -193,7 +196,7 @@ def test_what_is_not_asked_is_not_held_against_an_answer(name, answer):
 
 def test_every_exercise_has_right_answers():
     assert set(RIGHT) == set(SPLITS)
-    assert set(ALL) == {*SPLITS, "report_devices", "exempt", "tolerance"}
+    assert set(ALL) == {*SPLITS, *THREE}
 
 
 # ---------------------------------------------------------------- answers that are wrong, by the name of the mistake
@@ -695,6 +698,7 @@ WRONG = {
     "uneven_linear": UNEVEN,
     "padded_linear": PADDED,
     **answers05.WRONG,
+    **answers06.WRONG,
 }
 
 
@@ -716,7 +720,7 @@ def wrong_answers():
 @pytest.mark.parametrize("name, mistake, answer, gradients, first", list(wrong_answers()))
 def test_a_wrong_answer_is_told_its_own_mistake(name, mistake, answer, gradients, first):
     if gradients:
-        value = SPLITS[name].check(answer)
+        value = SPLITS[name].check(answer, gradients=False)
         assert value.passed, f"wrong in its gradients alone: {value}"
     verdict = SPLITS[name].check(answer, gradients=gradients)
     assert not verdict.passed
@@ -935,6 +939,7 @@ THREE = {
     "report_devices": lambda mesh, X: [str(shard.device) for shard in mesh.replicate(X).shards],
     "exempt": {"identity", "double", "negate"},
     "tolerance": careful,
+    "kinds": answers06.KINDS,
 }
 DEVICES = {
     "the device of X itself": [lambda mesh, X: [str(X.device) for _ in mesh.replicate(X).shards]],
@@ -1019,8 +1024,8 @@ SETS = {
 
 @pytest.mark.parametrize(
     "name, table",
-    [("report_devices", DEVICES), ("tolerance", TOLERANCES), ("exempt", SETS)],
-    ids=["report_devices", "tolerance", "exempt"],
+    [("report_devices", DEVICES), ("tolerance", TOLERANCES), ("exempt", SETS), ("kinds", answers06.WRONG_KINDS)],
+    ids=["report_devices", "tolerance", "exempt", "kinds"],
 )
 def test_the_other_exercises_name_their_mistakes(name, table):
     for mistake, answers in table.items():
@@ -1028,9 +1033,18 @@ def test_the_other_exercises_name_their_mistakes(name, table):
             verdict = ALL[name].check(answer)
             assert not verdict.passed
             assert verdict.mistake == mistake, verdict
-    names = [mistake.name for mistake in ALL[name].mistakes]
+    names = [mistake.name for mistake in getattr(ALL[name], "mistakes", [])]
     assert len(names) == len(set(names))
     assert set(names) <= set(table)
+
+
+def test_kinds_are_measured_and_may_be_said_in_other_words():
+    assert {name for pair in lesson06_kinds.MISTAKES.values() for name in pair} <= set(answers06.WRONG_KINDS)
+    for answer in answers06.RIGHT_KINDS:
+        verdict = exercises.kinds.check(answer)
+        assert verdict.passed, verdict
+    told = exercises.kinds.check(answers06.KINDS | {"dx": "replicated", "dX": "partial"}).message
+    assert told.startswith("dx is partial, measured on 3 shards, and you say replicated.") and "1 more: dX" in told
 
 
 @pytest.mark.parametrize("name", THREE)

@@ -15,19 +15,26 @@ from shardlab.exercises.lesson03 import tolerance
 from shardlab.exercises.lesson04 import padded_linear, uneven_linear
 from shardlab.exercises.lesson05 import mlp, mlp_bias
 from shardlab.exercises.lesson05_swiglu import swiglu
+from shardlab.exercises.lesson06 import column_backward, row_backward
+from shardlab.exercises.lesson06_kinds import kinds
+from shardlab.exercises.lesson06_mlp import mlp_gradients
 from shardlab.exercises.lesson13 import dtensor_plan, reduce_from_region
 
 __all__ = [
     "FUNCTIONS",
+    "column_backward",
     "column_linear",
     "dtensor_plan",
     "exempt",
+    "kinds",
     "mlp",
     "mlp_bias",
+    "mlp_gradients",
     "padded_linear",
     "reduce_from_region",
     "reduce_then_activate",
     "report_devices",
+    "row_backward",
     "row_bias",
     "row_linear",
     "swiglu",

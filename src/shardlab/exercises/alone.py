@@ -41,8 +41,9 @@ class Unlike(Exception):
 def differs_alone(answer, case, seen):
     """What the first rank that is not the same alone does then, in words; None if all are."""
     for rank in range(case.n):
+        tensors = {name: tensor.clone().requires_grad_(case.requires_grad) for name, tensor in case.tensors.items()}
         mesh = OneRank(case.n, rank, seen.moved)
-        given = {name: PLACE[case.placing[name]](mesh, tensor.clone()) for name, tensor in case.tensors.items()}
+        given = {name: PLACE[case.placing[name]](mesh, tensor) for name, tensor in tensors.items()}
         try:
             y_ = run(answer, mesh, *given.values(), *case.numbers)
             if next(mesh.to_come, None):

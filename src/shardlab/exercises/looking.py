@@ -60,8 +60,10 @@ def look_at_value(where, value, y):
 
 
 def look_at_own(case, seen, answer):
-    """In one process: does each shard come of its own pieces? (Over ranks there is nothing else to be had.)"""
-    different = None if world() or case.n == 1 else differs_alone(answer, case, seen)
+    """In one process: does each shard come of its own pieces? (Over ranks there is nothing else to be had; and a
+    backward within the answer, with its collectives, one shard alone cannot run.)"""
+    within = any(call.phase == "backward" for call in seen.forward)
+    different = None if world() or case.n == 1 or within else differs_alone(answer, case, seen)
     if not different:
         return None
     return Finding(

@@ -40,6 +40,8 @@ class Split(Exercise):
     which have no gradient. `products=False`: how much an answer multiplies does not count.
     """
 
+    requires_grad = False  # the inputs, where no gradient is looked at
+
     def __init__(
         self, name, task, given, wanted, sizes, dense, right, mistakes, exact_bytes=False, results=Y, draw=None,
         products=True,
@@ -123,7 +125,7 @@ class Split(Exercise):
                 numbers = [size[letter] for letter in self.numbers.values()]
                 ys = listed(self.dense(n, *tensors.values(), *numbers))
                 cotangents = [torch.randn(y.shape, generator=random, dtype=torch.float64, device="cpu") for y in ys]
-                cases.append(Case(n, tensors, self.placing, self.results, cotangents, numbers))
+                cases.append(Case(n, tensors, self.placing, self.results, cotangents, numbers, self.requires_grad))
         return cases
 
     def look(self, answer, case, seen, wanted, gradients):

@@ -29,6 +29,7 @@ class Case:
     results: dict
     cotangents: list
     numbers: list = field(default_factory=list)
+    requires_grad: bool = False  # whether the inputs do, also where no gradient is looked at
 
     def which(self, index):
         """Of which result, on which shard, is this one of `Seen.values`? (Its name, its number, the rank.)"""
@@ -154,7 +155,7 @@ def observe(answer, mesh, case, gradients):
     seen = Seen()
     plain = {name: tensor.clone() for name, tensor in case.tensors.items()}
     for tensor in plain.values():
-        tensor.requires_grad_(gradients and tensor.is_floating_point())
+        tensor.requires_grad_((gradients or case.requires_grad) and tensor.is_floating_point())
     given = {name: PLACE[case.placing[name]](mesh, tensor) for name, tensor in plain.items()}
     before = {name: [tensor.clone() for tensor in tensors_of(x_)] for name, x_ in given.items()}
     mesh.placed.clear()

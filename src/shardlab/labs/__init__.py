@@ -18,6 +18,7 @@ from shardlab.labs.lab02_before_reduction import (
 from shardlab.labs.lab03_tolerance import draw_tolerance, tolerance, tolerance_picture, tolerance_result
 from shardlab.labs.lab04_uneven import draw_uneven, uneven, uneven_picture, uneven_result
 from shardlab.labs.lab05_mlp import draw_mlp, mlp, mlp_picture, mlp_result
+from shardlab.labs.lab06_backward import backward, backward_picture, backward_result, draw_backward
 from shardlab.labs.lab13_gates import draw_gates, gates, gates_picture, gates_result
 from shardlab.labs.lab13_ranks import draw_ranks, ranks, ranks_picture, ranks_result
 from shardlab.labs.predicting import predict
@@ -29,6 +30,11 @@ LABS = {  # name: (the lab, its drawing, the state to start from and the changes
     "tolerance": (tolerance, draw_tolerance, [{}, {"dtype": "bfloat16", "shards": 64}, {"K": 16384}]),
     "uneven": (uneven, draw_uneven, [{}, {"way": "pad", "shards": 7}, {"way": "chunk", "width": 64, "shards": 15}]),
     "mlp": (mlp, draw_mlp, [{}, {"layers": 6, "shards": 8}, {"cut": "column, column"}, {"layers": 4, "reduce": "end"}]),
+    "backward": (
+        backward,
+        draw_backward,
+        [{}, {"step": 11, "shards": 4}, {"step": 11, "f": "none"}, {"step": 7, "g": "both"}],
+    ),
     "gates": (gates, draw_gates, [{}, {"late": 0}, {"late": 10}]),
     "ranks": (ranks, draw_ranks, [{}, {"how": "row", "when": "before"}, {"how": "column", "ranks": 4}]),
 }
@@ -57,6 +63,9 @@ __all__ = [
     "mlp",
     "mlp_picture",
     "mlp_result",
+    "backward",
+    "backward_picture",
+    "backward_result",
     "gates",
     "gates_picture",
     "gates_result",
