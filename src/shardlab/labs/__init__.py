@@ -33,7 +33,7 @@ LABS = {  # name: (the lab, its drawing, the state to start from and the changes
     "backward": (
         backward,
         draw_backward,
-        [{}, {"step": 11, "shards": 4}, {"step": 11, "f": "none"}, {"step": 7, "g": "both"}],
+        [{}, {"step": 3, "shards": 4}, {"f": "none"}, {"step": 7, "g": "both"}],
     ),
     "gates": (gates, draw_gates, [{}, {"late": 0}, {"late": 10}]),
     "ranks": (ranks, draw_ranks, [{}, {"how": "row", "when": "before"}, {"how": "column", "ranks": 4}]),

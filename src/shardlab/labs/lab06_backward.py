@@ -167,7 +167,7 @@ def backward_picture(step=LAST, shards=2, f="f", g="g"):
     return HTML(draw_backward(step, shards, f, g))
 
 
-def backward(step=0, shards=2, f="f", g="g"):
+def backward(step=LAST, shards=2, f="f", g="g"):
     """The lab of lesson 06: step through a layer and back again, and leave out f or g."""
     controls = {
         "step": slider("step", step, 0, LAST, "how far along the way, forward and back again"),
