@@ -11,6 +11,7 @@ from shardlab.labs.lab02_before_reduction import before_reduction_picture
 from shardlab.labs.lab03_tolerance import tolerance_picture
 from shardlab.labs.lab04_uneven import uneven_picture
 from shardlab.labs.lab05_mlp import mlp_picture
+from shardlab.labs.lab07_heads import heads_picture
 from shardlab.labs.lab13_gates import gates_picture
 
 
@@ -78,6 +79,14 @@ LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the an
         "W1 by columns and W2 by rows: each shard has its own hidden features, finished, and its rows of W2 want just "
         "these. Only the partial sums at the end are added.",
         lambda: mlp_picture(layers=2, shards=4),
+    ),
+    "07": Question(
+        "A fused weight holds 8 q heads, then 2 k heads, then 2 v heads. Cut by columns over two shards: what happens?",
+        ("it is right", "it stops with an error", "it runs, and is wrong"),
+        "it runs, and is wrong",
+        "Each shard gets six heads, as many as it wants, and they are not its own: the first half is all q. No shape "
+        "tells of it.",
+        lambda: heads_picture(cut="as it lies"),
     ),
     "13": Question(
         "Four ranks meet in an all_reduce. One of them comes late. What do the other three have meanwhile?",
