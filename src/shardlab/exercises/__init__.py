@@ -18,6 +18,8 @@ from shardlab.exercises.lesson05_swiglu import swiglu
 from shardlab.exercises.lesson06 import column_backward, row_backward
 from shardlab.exercises.lesson06_kinds import kinds
 from shardlab.exercises.lesson06_mlp import mlp_gradients
+from shardlab.exercises.lesson07 import attention
+from shardlab.exercises.lesson07_grouped import grouped_query
 from shardlab.exercises.lesson13 import dtensor_plan, reduce_from_region
 
 __all__ = [
@@ -27,6 +29,11 @@ __all__ = [
     "dtensor_plan",
     "exempt",
     "kinds",
+    "attention",
+    "column_linear",
+    "dtensor_plan",
+    "exempt",
+    "grouped_query",
     "mlp",
     "mlp_bias",
     "mlp_gradients",

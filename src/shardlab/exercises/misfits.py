@@ -7,7 +7,13 @@ def misfit(error, case):
     """(name, hint) for an error that is known; None for any other."""
     if "leaf Variable that requires grad is being used in an in-place" in error:
         return "arguments changed", "An argument is written into, and others may still need it: make a new value. "
-    return of_a_collective(error) or of_an_index(error) or of_two_shapes(error) or of_a_product(error, case)
+    return (
+        of_a_collective(error)
+        or of_an_index(error)
+        or of_two_shapes(error)
+        or of_a_view(error, case)
+        or of_a_product(error, case)
+    )
 
 
 def of_a_collective(error):
@@ -46,6 +52,21 @@ def of_two_shapes(error):
         return "elementwise product", "The sign * multiplies element by element; the matrix product is X @ W. "
     hint = "Shapes are aligned at their last dims, so that [N] fits each row of [B, N] as it is"
     return "shapes that do not align", f"{hint}, and these two do not fit. "
+
+
+def of_a_view(error, case):
+    """A view that does not find whole heads, where the exercise has heads."""
+    if not case.numbers or not re.search(
+        "invalid for input of size|don't multiply up to|of size 0|elements into", error
+    ):
+        return None
+    hint = (
+        "A view does not find whole heads in what a shard has. It has 1/n of the q heads, and where a plain cut of k "
+    )
+    return (
+        "no whole heads",
+        f"{hint}or v leaves less than a head, every shard needs the heads that its own attend with. ",
+    )
 
 
 def of_a_product(error, case):

@@ -147,7 +147,9 @@ def spoken(pieces, taken):
 
 def verdict(ran):
     if ran.error is None:
-        return said(False, "It stops:", f"{ran.stopped}. A shard does not get whole heads ({SIZE} columns) of each kind.")
+        return said(
+            False, "It stops:", f"{ran.stopped}. A shard does not get whole heads ({SIZE} columns) of each kind."
+        )
     if ran.error < 1e-5:
         return said(True, "Match.", f"y is that of the unsplit layer, every error below {below(ran.error, 2e-7)}.")
     pairs = [
