@@ -110,7 +110,8 @@ def look_at_gradients(case, seen, wanted, grads):
         got = seen.grads[arg]
         pieces = cut(grad, case.placing[arg], case.n)
         if case.placing[arg] == "plain":
-            got, padding = columns(case.tensors[arg], got)
+            others = [W for name, W in case.tensors.items() if case.placing[name] == "plain" and name != arg]
+            got, padding = columns(case.tensors[arg], got, others)
             pieces = [grad] * len(got)
         if not got or any(piece is None for piece in got):
             return Finding(
@@ -156,19 +157,24 @@ def look_at_padding(where, value, grad):
     return None
 
 
-def columns(W, leaves):
-    """The gradient of W from the leaves that an answer made of it: W's columns are known by their values, whether they
-    lie in a leaf as in W, as rows, or head by head.
+def columns(W, leaves, others=()):
+    """The gradient of W from the leaves that an answer made: W's columns are known by their values, whether they lie in
+    a leaf as in W, as rows, or head by head.
 
     Returns a gradient of W for each time that all of W was placed, and (largest value, largest gradient) of the
-    columns beyond: padding.
+    columns beyond: padding, where they are not of `others`, weights that were plain, too.
     """
     found, beyond = [[] for _ in range(W.shape[1])], []
     for leaf, leaf_grad in leaves:
-        leaf, leaf_grad = max(readings(W, leaf, leaf_grad), key=lambda pair: hits(W, pair[0]))
+        leaf, leaf_grad = max(
+            readings(W, leaf, leaf_grad), key=lambda pair: sum(hits(V, pair[0]) for V in (W, *others))
+        )
         for column, column_grad in zip(leaf.T, leaf_grad.T, strict=True):
             places = (column[:, None] == W).all(0).nonzero()
-            (found[places[0].item()] if len(places) else beyond).append((column, column_grad))
+            if len(places):
+                found[places[0].item()].append((column, column_grad))
+            elif not any(hits(other, column[:, None]) for other in others):
+                beyond.append((column, column_grad))
     copies = min(map(len, found))
     beyond += [each for column in found for each in column[copies:]]
     grads = [torch.stack([column[copy][1] for column in found], 1) for copy in range(copies)]
@@ -184,7 +190,7 @@ def readings(W, leaf, grad):
 
 def hits(W, leaf):
     """How many columns of a leaf are columns of W."""
-    return (leaf.T[:, :, None] == W).all(1).any(1).sum().item()
+    return (leaf.T[:, :, None] == W).all(1).any(1).sum().item() if len(W) == len(leaf) else 0
 
 
 def wire(traffic):
