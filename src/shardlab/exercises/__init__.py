@@ -20,6 +20,7 @@ from shardlab.exercises.lesson06_kinds import kinds
 from shardlab.exercises.lesson06_mlp import mlp_gradients
 from shardlab.exercises.lesson07 import attention
 from shardlab.exercises.lesson07_grouped import grouped_query
+from shardlab.exercises.lesson07_qkv import split_qkv
 from shardlab.exercises.lesson13 import dtensor_plan, reduce_from_region
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "row_backward",
     "row_bias",
     "row_linear",
+    "split_qkv",
     "swiglu",
     "tolerance",
     "uneven_linear",

@@ -8,7 +8,7 @@ what several have in common is worked out once.
 import torch
 
 from shardlab.exercises.exercise import brief_error
-from shardlab.exercises.looking import FORM, GRADIENTS, OWN, ROAD
+from shardlab.exercises.looking import FORM, GRADIENTS, OWN, ROAD, of_plain
 from shardlab.exercises.numbers import all_close
 from shardlab.exercises.placing import PLACE
 from shardlab.exercises.slips import LIKELY, once, slips
@@ -56,7 +56,7 @@ class Like:
             for case, answered in zip(self.cases, self.seen, strict=True):
                 done = watch_here(way, case, self.step in (FORM, GRADIENTS))
                 near = min(near, road(answered, done, self.step))
-                if near <= best or not alike(answered, done, self.step):
+                if near <= best or not alike(answered, done, self.step, case):
                     break
             else:
                 best, found = near, (name, why)
@@ -77,7 +77,7 @@ class Like:
         return all_close([tensor.cpu() for tensor in tensors_by_shard(y_)], answered.values)
 
 
-def alike(a, b, step):
+def alike(a, b, step, case):
     """Did two answers do the same in one case, up to and with this step?"""
     if a.trouble or b.trouble:
         return a.trouble == b.trouble
@@ -87,7 +87,7 @@ def alike(a, b, step):
         return False
     if step == ROAD and (a.flops, a.placed) != (b.flops, b.placed):
         return False
-    return step < GRADIENTS or all(all_close(flat(a.grads[arg]), flat(b.grads[arg])) for arg in a.grads)
+    return step < GRADIENTS or all(all_close(grads(case, a, arg), grads(case, b, arg)) for arg in a.grads)
 
 
 def road(a, b, step):
@@ -99,9 +99,12 @@ def road(a, b, step):
     return SAME_NAMES if [name for name, _ in ours] == [name for name, _ in theirs] else OTHERS
 
 
-def flat(grads):
-    """A list of gradients, where a plain argument has (leaf, gradient) pairs."""
-    return [grad for pair in grads for grad in (pair if isinstance(pair, tuple) else (pair,))]
+def grads(case, seen, arg):
+    """The gradients of an argument; of a plain one those that its columns have, and how large its padding is."""
+    if case.placing[arg] != "plain":
+        return seen.grads[arg]
+    found, padding = of_plain(case, arg, seen.grads[arg])
+    return [*found, torch.tensor(padding)]
 
 
 def calls(traffic):

@@ -107,14 +107,12 @@ def baseline(mesh, X, Wq, Wk, Wv, Wo, heads, kv_heads):
 
 
 def sizes(n, integer):
-    """More kv heads than shards, and fewer; n divides d, so that a head that is cut inside is no error; T is less than
-    D, so that it takes no fewer bytes to sum the gradients of Wk than those of k."""
-    for heads, kv_heads in ((4 * n, 2 * n), (2 * n, 2 if n == 4 else 1)):
-        d = max(n, 2)
-        yield {
-            "T": integer(3, 5), "D": 7, "heads": heads, "kv_heads": kv_heads, "heads·d": heads * d,
-            "kv_heads·d": kv_heads * d,
-        }  # fmt: skip
+    """More kv heads than shards, or fewer (of even n both); n divides d, so that a head that is cut inside is no error;
+    T is less than D, so that to sum the gradients of Wk takes no fewer bytes than to sum those of k."""
+    more, fewer = (4 * n, 2 * n) if n < 3 else (2 * n, n), (2 * n, 2 if n == 4 else 1)
+    for heads, kv_heads in [more, fewer] if n % 2 == 0 else [more] if n == 1 else [fewer]:
+        d, size = max(n, 2), {"T": integer(3, 5), "D": 7, "heads": heads, "kv_heads": kv_heads}
+        yield size | {"heads·d": heads * d, "kv_heads·d": kv_heads * d}
 
 
 def dense(n, X, Wq, Wk, Wv, Wo, heads, kv_heads):

@@ -110,8 +110,7 @@ def look_at_gradients(case, seen, wanted, grads):
         got = seen.grads[arg]
         pieces = cut(grad, case.placing[arg], case.n)
         if case.placing[arg] == "plain":
-            others = [W for name, W in case.tensors.items() if case.placing[name] == "plain" and name != arg]
-            got, padding = columns(case.tensors[arg], got, others)
+            got, padding = of_plain(case, arg, got)
             pieces = [grad] * len(got)
         if not got or any(piece is None for piece in got):
             return Finding(
@@ -155,6 +154,12 @@ def look_at_padding(where, value, grad):
         message = f"the padding has a gradient of up to {grad:.3g}: an optimizer would move it away from zero"
         return Finding(GRADIENTS, "padding gets a gradient", f"{where}, but {message}.")
     return None
+
+
+def of_plain(case, arg, leaves):
+    """The gradients of a plain argument, and its padding, from the leaves that an answer made: see `columns`."""
+    others = [W for name, W in case.tensors.items() if case.placing[name] == "plain" and name != arg]
+    return columns(case.tensors[arg], leaves, others)
 
 
 def columns(W, leaves, others=()):

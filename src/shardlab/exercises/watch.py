@@ -48,7 +48,7 @@ class Seen:
     backward: list = field(default_factory=list)
     flops: int = 0
     moved: list = field(default_factory=list)  # (name, what each shard brought, what each got), a collective each
-    placed: int = 0  # how many numbers it placed with mesh.shard and mesh.replicate
+    placed: int = 0  # how many numbers (but indices) it placed by mesh.shard and mesh.replicate
     grads: dict = field(default_factory=dict)  # name -> a gradient a shard
 
 
@@ -162,7 +162,8 @@ def observe(answer, mesh, case, gradients):
     with mesh.record() as calls:
         with Work() as work, torch.enable_grad():
             y_ = answer(mesh, *given.values(), *case.numbers)
-        seen.flops, seen.placed = work.flops, sum(t.numel() for x_ in mesh.placed for t in x_.shards)
+        placed = [tensor for x_ in mesh.placed for tensor in x_.shards if tensor.is_floating_point()]
+        seen.flops, seen.placed = work.flops, sum(map(torch.numel, placed))
         seen.forward, seen.moved = list(calls), list(mesh.moved)
         seen.trouble = nonsense(y_, mesh, bool(calls), [*case.results]) or changed(given, before)
         if seen.trouble is None:
