@@ -27,7 +27,7 @@ def qkv(heads, kv_heads, size, layout):
 
     "by kind": all q heads, all k heads, all v heads (Phi-3, GPT-2). "by head": q, k, v of head 0, of head 1, …
     (BLOOM, GPT-NeoX; as many kv heads as heads). "interleaved": for each kv head its q heads, then k, then v
-    (Megatron-LM, Falcon). The three met in DeepSpeed#3844.
+    (Megatron-LM, Falcon). By kind and by head met in DeepSpeed#3844, beside a third: by kind within each quarter.
 
     >>> [rows.tolist() for rows in qkv(4, 2, 1, "by kind")]
     [[0, 1, 2, 3], [4, 5], [6, 7]]
