@@ -25,16 +25,13 @@ from shardlab.exercises.lesson13 import dtensor_plan, reduce_from_region
 
 __all__ = [
     "FUNCTIONS",
+    "attention",
     "column_backward",
     "column_linear",
     "dtensor_plan",
     "exempt",
-    "kinds",
-    "attention",
-    "column_linear",
-    "dtensor_plan",
-    "exempt",
     "grouped_query",
+    "kinds",
     "mlp",
     "mlp_bias",
     "mlp_gradients",

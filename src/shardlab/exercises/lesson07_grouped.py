@@ -6,7 +6,7 @@ import torch
 
 from shardlab.exercises import mistakes
 from shardlab.exercises.exercise import Mistake
-from shardlab.exercises.lesson07 import answered, attend, in_heads, of_heads
+from shardlab.exercises.heads import answered, attend, in_heads, of_heads
 from shardlab.exercises.split import Split
 
 
