@@ -5,7 +5,6 @@ one shard to another in the collectives of `shardlab.Mesh`, and nowhere else.
 """
 
 import copy
-import operator
 from functools import partial
 from itertools import repeat
 
@@ -14,7 +13,7 @@ import torch
 
 from shardlab.pictures import draw
 from shardlab.pictures.still import still
-from shardlab.plumbing import chance
+from shardlab.plumbing import chance, operators
 from shardlab.plumbing.backward import hooked, joint, leaves, listed, refuse_without_history, run_backward
 from shardlab.plumbing.in_place import refuse_shared_memory, targets, writes
 from shardlab.plumbing.words import (
@@ -281,47 +280,7 @@ JOINT = {
     **{register: partial(hooked, register) for register in HOOKS},
 }
 
-
-def lifted(function):
-    def method(self, *others):
-        return lift(function, (self, *others), {})
-
-    return method
-
-
-def lifted_binary(function):
-    """`lifted` without the general cases, for the commonest one: two Shards of one mesh."""
-
-    def method(self, other):
-        if type(other) is Shards and other.mesh is self.mesh:
-            try:
-                return wrap([*map(function, self.shards, other.shards)], self.mesh)
-            except RuntimeError:
-                pass  # lift raises it again, and names the shard
-        return lift(function, (self, other), {})
-
-    return method
-
-
-def reflected(function):
-    def method(self, other):
-        return lift(function, (other, self), {})
-
-    return method
-
-
-BITS = ["and_", "or_", "xor", "lshift", "rshift"]
-BINARY = ["add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", *BITS]
-COMPARED = ["eq", "ne", "lt", "le", "gt", "ge"]
-for function in (len, float, int):
-    setattr(Shards, f"__{function.__name__}__", lifted(function))
-for name in ["getitem", "setitem", "neg", "pos", "abs", "invert", "index"]:
-    setattr(Shards, f"__{name}__", lifted(getattr(operator, name)))
-for name in [*BINARY, *COMPARED]:
-    setattr(Shards, f"__{name.strip('_')}__", lifted_binary(getattr(operator, name)))
-for name in BINARY:
-    setattr(Shards, f"__r{name.strip('_')}__", reflected(getattr(operator, name)))
-    setattr(Shards, f"__i{name.strip('_')}__", lifted(getattr(operator, "i" + name.strip("_"))))
+operators.install(Shards, lift, wrap)
 for name, way in INSTEAD.items():
     setattr(Shards, name, refused(way))
 Shards._is_param = property(lambda self: False, refused(NO_PARAMETER))  # what nn.Parameter(w_) sets
