@@ -4,8 +4,18 @@ from shardlab.layers.attention import Attention, ParallelAttention
 from shardlab.layers.block import ParallelTransformerLayer, TransformerLayer
 from shardlab.layers.clip import clip_grad_norm_
 from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear
+from shardlab.layers.masks import dropout
 from shardlab.layers.mlp import MLP, ParallelMLP, ParallelSwiGLU, SwiGLU
 from shardlab.layers.replicated import Replicated
+from shardlab.layers.sequence import (
+    SequenceAttention,
+    SequenceColumnLinear,
+    SequenceMLP,
+    SequenceNorm,
+    SequenceRowLinear,
+    SequenceSwiGLU,
+    SequenceTransformerLayer,
+)
 from shardlab.layers.sharded import ShardedModule
 from shardlab.layers.vocabulary import VocabParallelEmbedding, vocab_parallel_cross_entropy, words_of
 
@@ -19,11 +29,19 @@ __all__ = [
     "ParallelTransformerLayer",
     "Replicated",
     "RowParallelLinear",
+    "SequenceAttention",
+    "SequenceColumnLinear",
+    "SequenceMLP",
+    "SequenceNorm",
+    "SequenceRowLinear",
+    "SequenceSwiGLU",
+    "SequenceTransformerLayer",
     "ShardedModule",
     "SwiGLU",
     "TransformerLayer",
     "VocabParallelEmbedding",
     "clip_grad_norm_",
+    "dropout",
     "vocab_parallel_cross_entropy",
     "words_of",
 ]

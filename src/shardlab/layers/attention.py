@@ -80,15 +80,14 @@ class ParallelAttention(ShardedModule):
         )  # those in use on each shard; by head, which of these
 
     def forward(self, x_):
-        x_ = self.mesh.copy(x_)
-        q_, k_, v_ = (self.project(name, x_) for name in PROJECTIONS[:3])  # [*, heads/p, T, size]
-        if self.theta:
-            turns_ = self.mesh.replicate(rotary(x_.shape[-2], self.size, self.theta, x_.shards[0]))
+        q_, k_, v_ = self.enter(x_, lambda x_: [self.project(name, x_) for name in PROJECTIONS[:3]])
+        if self.theta:  # q_ [*, heads/p, T, size]
+            turns_ = self.mesh.replicate(rotary(q_.shards[0].shape[-2], self.size, self.theta, q_.shards[0]))
             q_, k_ = turned(q_, turns_), turned(k_, turns_)
         k_, v_ = (part_.index_select(-3, self.place_) for part_ in (k_, v_))
         y_ = attend(q_, k_, v_, is_causal=True).transpose(-3, -2).flatten(-2)  # [*, T, heads/p · size]
-        y_ = self.mesh.all_reduce(linear(y_, self.held("o_proj").flatten(1)), donate=True)
-        return y_ + self.held("o_proj_bias") if "o_proj_bias" in self.dims else y_
+        y_ = self.leave(linear(y_, self.held("o_proj").flatten(1)))
+        return y_ + self.uncut("o_proj_bias") if "o_proj_bias" in self.dims else y_
 
     def project(self, name, x_):
         """The heads of q, of k or of v on each shard: [*, heads/p, T, size]."""

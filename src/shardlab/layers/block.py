@@ -29,12 +29,14 @@ class ParallelTransformerLayer(nn.Module):
     Source: Megatron-LM (arXiv 1909.08053, section 3, figure 4); the names are Hugging Face's Llama's.
     """
 
+    norm, attention, gated = Replicated, ParallelAttention, ParallelSwiGLU
+
     def __init__(self, dense, mesh):
         super().__init__()
-        self.input_layernorm = Replicated(dense.input_layernorm, mesh)
-        self.self_attn = ParallelAttention(dense.self_attn, mesh)
-        self.post_attention_layernorm = Replicated(dense.post_attention_layernorm, mesh)
-        self.mlp = ParallelSwiGLU(dense.mlp, mesh)
+        self.input_layernorm = self.norm(dense.input_layernorm, mesh)
+        self.self_attn = self.attention(dense.self_attn, mesh)
+        self.post_attention_layernorm = self.norm(dense.post_attention_layernorm, mesh)
+        self.mlp = self.gated(dense.mlp, mesh)
 
     def forward(self, x_):
         x_ = x_ + self.self_attn(self.input_layernorm(x_))

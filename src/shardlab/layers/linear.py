@@ -79,7 +79,7 @@ class ColumnParallelLinear(ShardedLinear):
     bias_dim = 0
 
     def forward(self, x_):
-        return linear(self.mesh.copy(x_), self.weight, self.bias)
+        return self.enter(x_, lambda x_: linear(x_, self.weight, self.bias))
 
 
 class RowParallelLinear(ShardedLinear):
@@ -94,5 +94,5 @@ class RowParallelLinear(ShardedLinear):
     dim = 1
 
     def forward(self, x_):
-        y_ = self.mesh.all_reduce(linear(x_, self.weight), donate=True)  # the product is needed for nothing else
-        return y_ + self.bias.type_as(y_) if self.has_bias else y_  # under autocast, y_ is of the shorter type
+        y_ = self.leave(linear(x_, self.weight))
+        return y_ + self.uncut("bias").type_as(y_) if self.has_bias else y_  # under autocast, y_ is of the shorter type

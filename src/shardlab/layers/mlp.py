@@ -37,9 +37,11 @@ class ParallelMLP(nn.Module):
     (['all_reduce'], True)
     """
 
+    column, row = ColumnParallelLinear, RowParallelLinear
+
     def __init__(self, dense, mesh):
         super().__init__()
-        self.fc1, self.fc2 = ColumnParallelLinear(dense.fc1, mesh), RowParallelLinear(dense.fc2, mesh)
+        self.fc1, self.fc2 = self.column(dense.fc1, mesh), self.row(dense.fc2, mesh)
         self.f = dense.f
 
     def forward(self, x_):
@@ -75,15 +77,17 @@ class ParallelSwiGLU(nn.Module):
     Source: Megatron-LM's gated linear unit (core/transformer/mlp.py), which keeps the two fused.
     """
 
+    column, row = ColumnParallelLinear, RowParallelLinear
+
     def __init__(self, dense, mesh):
         super().__init__()
         self.mesh = mesh
-        self.gate_proj, self.up_proj = (ColumnParallelLinear(part, mesh) for part in (dense.gate_proj, dense.up_proj))
-        self.down_proj = RowParallelLinear(dense.down_proj, mesh)
+        self.gate_proj, self.up_proj = (self.column(part, mesh) for part in (dense.gate_proj, dense.up_proj))
+        self.down_proj = self.row(dense.down_proj, mesh)
 
     def forward(self, x_):
-        x_ = self.mesh.copy(x_)
-        gate_, up_ = (linear(x_, part.weight, part.bias) for part in (self.gate_proj, self.up_proj))
+        both = self.gate_proj, self.up_proj
+        gate_, up_ = self.gate_proj.enter(x_, lambda x_: [linear(x_, part.weight, part.bias) for part in both])
         return self.down_proj(silu(gate_) * up_)
 
     def to_dense(self):

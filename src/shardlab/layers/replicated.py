@@ -45,15 +45,18 @@ class Replicated(ShardedModule):
 
     def forward(self, *args, **kwargs):
         for path, name, own in self.places:
-            self.inner.get_submodule(path).__dict__[name] = self.held(own)
-        return self.inner(*args, **kwargs)
+            self.inner.get_submodule(path).__dict__[name] = self.uncut(own)
+        try:
+            return self.inner(*args, **kwargs)
+        finally:
+            for path, name, _ in self.places:
+                del self.inner.get_submodule(path).__dict__[name]
 
     def to_dense(self):
         """The dense module back, on the device of the first shard held here."""
         dense, whole = copy.deepcopy(self.inner), {own: self.whole(own) for own in self.names}
         for path, name, own in self.places:
             part = dense.get_submodule(path)
-            part.__dict__.pop(name, None)
             if own in self.dims:
                 part.register_parameter(name, whole[own])
             else:

@@ -75,6 +75,20 @@ class ShardedModule(nn.Module):
         whole = whole_.shards[0].detach().clone()
         return nn.Parameter(whole, held_.requires_grad) if name in self.dims else whole
 
+    # the doors of the region that is split; with the sequence cut there are others (see `sequence`)
+
+    def enter(self, x_, products):
+        """*f*: the products of x_, which is replicated, with weights that are cut."""
+        return products(self.mesh.copy(x_))
+
+    def leave(self, p_):
+        """*g*: the sum of partial products, which are needed for nothing else."""
+        return self.mesh.all_reduce(p_, donate=True)
+
+    def uncut(self, name):
+        """A replicated parameter (or buffer) that meets values outside of the region."""
+        return self.held(name)
+
     def told(self):
         return f"{type(self).__name__} on {self.mesh}"
 
