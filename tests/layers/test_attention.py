@@ -16,11 +16,12 @@ CPU = ["cpu"]
 @given(
     n=st.integers(1, 8), kv_heads=st.integers(1, 4), group=st.integers(1, 3), size=st.sampled_from([2, 4]),
     shape=st.tuples(st.integers(1, 2), st.integers(1, 5)), bias=st.booleans(), theta=st.sampled_from([None, 100.0]),
+    eps=st.sampled_from([None, 1e-6]),
 )  # fmt: skip
 @settings(max_examples=50, deadline=None)
-def test_values_and_every_gradient_are_the_dense_twins(n, kv_heads, group, size, shape, bias, theta):
+def test_values_and_every_gradient_are_the_dense_twins(n, kv_heads, group, size, shape, bias, theta, eps):
     mesh = Mesh(n, devices=CPU)
-    dense = refilled(Attention(6, kv_heads * group, kv_heads, size, bias, theta))
+    dense = refilled(Attention(6, kv_heads * group, kv_heads, size, bias, theta, eps))
     assert_twins(dense, ParallelAttention(dense, mesh), mesh, torch.randn(*shape, 6, dtype=torch.float64))
 
 

@@ -66,9 +66,13 @@ def dense_layer(theirs, config):
         rms(norm) for norm in (theirs.input_layernorm, theirs.post_attention_layernorm)
     )
     theta = config.rope_parameters["rope_theta"]
-    layer.self_attn = Attention(1, config.num_attention_heads, config.num_key_value_heads, config.head_dim, theta=theta)
+    heads, eps = (config.num_attention_heads, config.num_key_value_heads, config.head_dim), None
+    if hasattr(theirs.self_attn, "q_norm"):  # Qwen3
+        eps = config.rms_norm_eps
+    layer.self_attn = Attention(1, *heads, theta=theta, eps=eps)
+    for name in ("q_norm", "k_norm") if eps else ():
+        setattr(layer.self_attn, name, rms(getattr(theirs.self_attn, name)))
     if hasattr(theirs.self_attn, "qkv_proj"):  # Phi-3
-        heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         parts = fused.split(theirs.self_attn.qkv_proj, fused.qkv(*heads, "by kind"))
         layer.mlp.gate_proj, layer.mlp.up_proj = fused.split(
             theirs.mlp.gate_up_proj, fused.gate_up(config.intermediate_size)
@@ -115,12 +119,19 @@ def phi3():
     return randomised(transformers.Phi3ForCausalLM(config))
 
 
+def qwen3(**shape):
+    torch.manual_seed(0)
+    return randomised(transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SHAPE | shape)))
+
+
 MODELS = {
     "Llama": llama,
     "Llama, tied": lambda: llama(tied=True),
     "Llama, one kv head": lambda: llama(num_key_value_heads=1),
     "Llama, 3 heads": lambda: llama(hidden_size=24, num_attention_heads=3, num_key_value_heads=3),
     "Phi-3, fused": phi3,
+    "Qwen3, q and k normalised": lambda: qwen3(tie_word_embeddings=False),
+    "Qwen3, one kv head": lambda: qwen3(num_key_value_heads=1, tie_word_embeddings=True),
 }
 
 
@@ -176,6 +187,8 @@ def pairs(parallel, model):
                 yield part.weight, getattr(theirs.self_attn, name).weight.grad
             for name, part in zip(("gate_proj", "up_proj"), gate_up, strict=True):
                 yield part.weight, getattr(theirs.mlp, name).weight.grad
+        for name in ("q_norm", "k_norm") if hasattr(theirs.self_attn, "q_norm") else ():
+            yield getattr(attention, name).weight, getattr(theirs.self_attn, name).weight.grad
         yield attention.o_proj.weight, theirs.self_attn.o_proj.weight.grad
         yield mlp.down_proj.weight, theirs.mlp.down_proj.weight.grad
 
