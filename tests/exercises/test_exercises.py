@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import answers05
 import answers06
 import answers07
+import answers09
 import pytest
 import torch
 from torch.nn import functional as F
@@ -163,6 +164,7 @@ RIGHT = {
     **answers05.RIGHT,
     **answers06.RIGHT,
     **answers07.RIGHT,
+    **answers09.RIGHT,
 }
 WITHOUT_GRADIENTS = {  # right in value and communication; not asked for more
     "weighted_sum": [lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * X)],
@@ -702,6 +704,7 @@ WRONG = {
     **answers05.WRONG,
     **answers06.WRONG,
     **answers07.WRONG,
+    **answers09.WRONG,
 }
 
 
@@ -952,6 +955,7 @@ THREE = {
     "exempt": {"identity", "double", "negate"},
     "tolerance": careful,
     "kinds": answers06.KINDS,
+    "dropout": answers09.drop,
 }
 DEVICES = {
     "the device of X itself": [lambda mesh, X: [str(X.device) for _ in mesh.replicate(X).shards]],
@@ -1036,8 +1040,14 @@ SETS = {
 
 @pytest.mark.parametrize(
     "name, table",
-    [("report_devices", DEVICES), ("tolerance", TOLERANCES), ("exempt", SETS), ("kinds", answers06.WRONG_KINDS)],
-    ids=["report_devices", "tolerance", "exempt", "kinds"],
+    [
+        ("report_devices", DEVICES),
+        ("tolerance", TOLERANCES),
+        ("exempt", SETS),
+        ("kinds", answers06.WRONG_KINDS),
+        ("dropout", answers09.WRONG_DROPOUT),
+    ],
+    ids=["report_devices", "tolerance", "exempt", "kinds", "dropout"],
 )
 def test_the_other_exercises_name_their_mistakes(name, table):
     for mistake, answers in table.items():
@@ -1057,6 +1067,12 @@ def test_kinds_are_measured_and_may_be_said_in_other_words():
         assert verdict.passed, verdict
     told = exercises.kinds.check(answers06.KINDS | {"dx": "replicated", "dX": "partial"}).message
     assert told.startswith("dx is partial, measured on 3 shards, and you say replicated.") and "1 more: dX" in told
+
+
+@pytest.mark.parametrize("answer", answers09.RIGHT_DROPOUT)
+def test_a_mask_may_be_drawn_in_any_way(answer):
+    verdict = exercises.dropout.check(answer)
+    assert verdict.passed, verdict
 
 
 @pytest.mark.parametrize("name", THREE)

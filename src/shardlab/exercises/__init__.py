@@ -21,6 +21,9 @@ from shardlab.exercises.lesson06_mlp import mlp_gradients
 from shardlab.exercises.lesson07 import attention
 from shardlab.exercises.lesson07_grouped import grouped_query
 from shardlab.exercises.lesson07_qkv import split_qkv
+from shardlab.exercises.lesson09 import sequence_mlp
+from shardlab.exercises.lesson09_dropout import dropout
+from shardlab.exercises.lesson09_norm import sequence_norm
 from shardlab.exercises.lesson13 import dtensor_plan, reduce_from_region
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "attention",
     "column_backward",
     "column_linear",
+    "dropout",
     "dtensor_plan",
     "exempt",
     "grouped_query",
@@ -42,6 +46,8 @@ __all__ = [
     "row_backward",
     "row_bias",
     "row_linear",
+    "sequence_mlp",
+    "sequence_norm",
     "split_qkv",
     "swiglu",
     "tolerance",

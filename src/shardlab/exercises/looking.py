@@ -125,7 +125,8 @@ def look_at_gradients(case, seen, wanted, grads):
         if case.placing[arg] == "plain" and (finding := look_at_padding(where, *padding)):
             return finding
     sent, least = wire(seen.backward), wire(wanted.backward)
-    if "reduce_scatter" in [call.name for call in seen.forward]:
+    ours, theirs = ([call.name for call in each.forward] for each in (seen, wanted))
+    if "reduce_scatter" in ours and "reduce_scatter" not in theirs:
         least += wire(wanted.forward)  # an all-reduce in its two steps also goes back in two
     if case.n > 1 and sent > least * (1 + 1e-9):
         recorded = f"the record of backward shows {told(seen.backward)} where {told(wanted.backward)} will do"

@@ -78,7 +78,7 @@ def of_a_product(error, case):
     if [*case.results] != ["y"] or "X" not in case.tensors:  # there are other products than X @ W
         return transposed(a, b, c, d, error) or ("an error", f"[{a}, {b}] @ [{c}, {d}] does not fit. ")
     X = case.tensors["X"].shape[1]
-    share = X if case.placing["X"] == "replicated" else X // case.n  # the columns and rows that are to meet
+    share = X // case.n if case.placing["X"] == "by columns" else X  # the columns and rows that are to meet
     sides = f"{b} columns on the left meet {c} rows on the right, and {share} are to meet {share}"
     if {b, c} == {share, share * case.n}:
         hint = (
