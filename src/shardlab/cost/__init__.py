@@ -2,7 +2,7 @@
 
 from shardlab.cost.compute import forward_flops, gpt_flops, layer_flops, matmul_flops, training_days, waves
 from shardlab.cost.figures import ALL_REDUCES, DEVICES, GPTS, LINKS, MODELS
-from shardlab.cost.memory import activation_bytes, kv_bytes, state_bytes
+from shardlab.cost.memory import activation_bytes, gated_activation_bytes, kv_bytes, state_bytes
 from shardlab.cost.parameters import active_parameters, gpt_parameters, parameters
 from shardlab.cost.traffic import bus_bandwidth, fit, ring_bytes, ring_time, switch_time, tree_time
 
@@ -17,6 +17,7 @@ __all__ = [
     "bus_bandwidth",
     "fit",
     "forward_flops",
+    "gated_activation_bytes",
     "gpt_flops",
     "gpt_parameters",
     "kv_bytes",

@@ -3,6 +3,7 @@
 from shardlab.layers.attention import Attention, ParallelAttention
 from shardlab.layers.block import ParallelTransformerLayer, TransformerLayer
 from shardlab.layers.clip import clip_grad_norm_
+from shardlab.layers.gpt import GPTLayer, ParallelGPTLayer, SequenceGPTLayer
 from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear
 from shardlab.layers.masks import dropout
 from shardlab.layers.mlp import MLP, ParallelMLP, ParallelSwiGLU, SwiGLU
@@ -23,7 +24,9 @@ __all__ = [
     "MLP",
     "Attention",
     "ColumnParallelLinear",
+    "GPTLayer",
     "ParallelAttention",
+    "ParallelGPTLayer",
     "ParallelMLP",
     "ParallelSwiGLU",
     "ParallelTransformerLayer",
@@ -31,6 +34,7 @@ __all__ = [
     "RowParallelLinear",
     "SequenceAttention",
     "SequenceColumnLinear",
+    "SequenceGPTLayer",
     "SequenceMLP",
     "SequenceNorm",
     "SequenceRowLinear",

@@ -95,9 +95,13 @@ class ParallelAttention(ShardedModule):
             turns_ = self.mesh.replicate(rotary(q_.shards[0].shape[-2], self.size, self.theta, q_.shards[0]))
             q_, k_ = turned(q_, turns_), turned(k_, turns_)
         k_, v_ = (part_.index_select(-3, self.place_) for part_ in (k_, v_))
-        y_ = attend(q_, k_, v_, is_causal=True).transpose(-3, -2).flatten(-2)  # [*, T, heads/p · size]
+        y_ = self.attend(q_, k_, v_).transpose(-3, -2).flatten(-2)  # [*, T, heads/p · size]
         y_ = self.leave(linear(y_, self.held("o_proj").flatten(1)))
         return y_ + self.uncut("o_proj_bias") if "o_proj_bias" in self.dims else y_
+
+    def attend(self, q_, k_, v_):
+        """softmax(q kᵀ) v for each head, fused: [*, heads/p, T, size]."""
+        return attend(q_, k_, v_, is_causal=True)
 
     def project(self, name, x_):
         """The heads of q, of k or of v on each shard: [*, heads/p, T, size]."""
