@@ -32,6 +32,11 @@ EQUIVALENT = [
         "W.chunk(4, dim=1)",
         "chunk(5) of six columns gives three pieces as well: what the lesson shows",
     ),
+    (
+        "solutions/06_backward.ipynb",
+        '"rank": 0, "world_size": 4',
+        "on a fake process group any rank of any number says the same",
+    ),
     ("any", "X.chunk(2, dim=1)", "chunk(3) of four columns gives two pieces as well; lesson 04 is about that"),
     ("04_uneven.ipynb", "width = 6 // 4", "6 // 4 and 6 // 5 are both 1"),
     ("solutions/02_before_the_reduction.ipynb", "torch.randn(2, 1000", "what holds for 1000 numbers holds for 1001"),

@@ -11,6 +11,7 @@ from shardlab.labs.lab02_before_reduction import before_reduction_picture
 from shardlab.labs.lab03_tolerance import tolerance_picture
 from shardlab.labs.lab04_uneven import uneven_picture
 from shardlab.labs.lab05_mlp import mlp_picture
+from shardlab.labs.lab06_backward import backward_picture
 from shardlab.labs.lab07_heads import heads_picture
 from shardlab.labs.lab13_gates import gates_picture
 
@@ -79,6 +80,19 @@ LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the an
         "W1 by columns and W2 by rows: each shard has its own hidden features, finished, and its rows of W2 want just "
         "these. Only the partial sums at the end are added.",
         lambda: mlp_picture(layers=2, shards=4),
+    ),
+    "06": Question(
+        "The forward is right. What is the gradient of X that each of the four shards gets?",
+        (
+            "the whole gradient",
+            "its own columns of the gradient",
+            "a part of every number in it",
+            "four times the gradient",
+        ),
+        "a part of every number in it",
+        "X went into the columns of all four shards, and each sends back what comes through its own. The whole "
+        "gradient is the sum of the four, and nobody took it.",
+        lambda: backward_picture(shards=4, f="none"),
     ),
     "07": Question(
         "A fused weight holds 8 q heads, then 2 k heads, then 2 v heads. Cut by columns over two shards: what happens?",
