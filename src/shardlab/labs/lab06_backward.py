@@ -31,6 +31,11 @@ class Passage:
     forward: list
     backward: list
 
+    @property
+    def wrong(self):
+        """The names of what is further off than rounding."""
+        return [name for name, off in self.off.items() if off >= 1e-4]
+
 
 @cache
 def backward_data():
@@ -82,9 +87,8 @@ def draw_backward(step, shards, f, g):
     ran = backward_result(shards, f, g)
     values, grads = ([value(ran, before + name, shards) for name in NAMES] for before in ("", "d"))
     weights = {1: value(ran, "dW1", shards), 3: value(ran, "dW2", shards)}
-    return there_and_back(values, operations(ran, f, g), grads, weights, step, told(ran, step)) + spoken(
-        ran, step, f, g
-    )
+    drawn = there_and_back(values, operations(ran, f, g), grads, weights, step, told(ran, step, shards))
+    return drawn + spoken(ran, step, f, g)
 
 
 def value(ran, name, shards):
@@ -137,7 +141,7 @@ INSTEAD = {
 def spoken(ran, step, f, g):
     """Under the picture: what this step does, and what is wrong so far."""
     names = seen(step)
-    wrong = [name for name in names if ran.off[name] >= 1e-4]
+    wrong = [name for name in names if name in ran.wrong]
     missing = [("f", step)] * (f == "none") + [({"none": "g", "both": "both"}.get(g, ""), step)]
     here = next((INSTEAD[key] for key in missing if key in INSTEAD), STEPS[step])
     if not wrong:
@@ -154,12 +158,10 @@ def seen(step):
     return NAMES[: step + 1] + [name for names in back[: max(step - 5, 0)] for name in names]
 
 
-def told(ran, step):
+def told(ran, step, shards):
     """The picture in words."""
-    listed = "; ".join(
-        f"{name} is {ran.kinds[name]}" + ("" if ran.off[name] < 1e-4 else ", wrong") for name in seen(step)
-    )
-    return f"An MLP there and back, step {step} of {LAST}: {listed}."
+    listed = "; ".join(f"{name} is {ran.kinds[name]}" + (", wrong" if name in ran.wrong else "") for name in seen(step))
+    return f"An MLP over {shards} shard{'s'[: shards - 1]}, there and back, step {step} of {LAST}: {listed}."
 
 
 def backward_picture(step=LAST, shards=2, f="f", g="g"):
