@@ -144,16 +144,16 @@ grouped_query = Split(
             "with kv head i // (heads / kv_heads), so k and v are repeated by repeat_interleave, and shard r's first q "
             "head is number r · heads / n.",
             *of_k_and_v(each_case(cut=tiled, shared=partial(shared, take=in_turn))),
-            *of_k_and_v(each_case(cut=tiled)),
-            *of_k_and_v(each_case(shared=partial(shared, take=in_turn))),
-            *of_k_and_v(each_case(shared=partial(shared, take=by_rank))),
+            answered(projecting(each_case(cut=tiled))),
+            answered(projecting(each_case(shared=partial(shared, take=in_turn)))),
+            answered(projecting(each_case(shared=partial(shared, take=by_rank)))),
         ),
         Mistake(
             "one kv head for all",
             "All q heads of a shard attend with one kv head, and the others that are theirs are left out.",
-            *of_k_and_v(each_case(cut=partial(cut, take=first_here), shared=partial(shared, take=first))),
-            *of_k_and_v(each_case(shared=partial(shared, take=first))),
-            *of_k_and_v(each_case(cut=partial(cut, take=first_here))),
+            answered(projecting(each_case(cut=partial(cut, take=first_here), shared=partial(shared, take=first)))),
+            answered(projecting(each_case(shared=partial(shared, take=first)))),
+            answered(projecting(each_case(cut=partial(cut, take=first_here)))),
         ),
         Mistake(
             "heads cut inside",
@@ -173,7 +173,7 @@ grouped_query = Split(
             "The parts of a shared kv head's gradient are added up, and then equal sums once more, so that it comes "
             "out n times too large.",
             *of_k_and_v(each_case(shared=partial(shared, place=summed_twice))),
-            *of_k_and_v(each_case(shared=lambda mesh, *rest: mesh.copy(shared(mesh, *rest)))),
+            answered(projecting(each_case(shared=lambda mesh, *rest: mesh.copy(shared(mesh, *rest))))),
         ),
         Mistake(
             "gradients of different kv heads summed",
