@@ -17,7 +17,7 @@ IS_TO_BE = {"X": "replicated", "x": "replicated", "h": "cut along dim 1", "a": "
 IS_TO_BE |= {"y": "replicated", "dX": "replicated", "dx": "partial", "dh": "cut along dim 1", "da": "cut along dim 1"}
 IS_TO_BE |= {"dp": "replicated", "dy": "replicated", "dW1": "cut along dim 1", "dW2": "cut along dim 0"}
 F = [("f", "f"), ("left out", "none")]
-G = [("g", "g"), ("left out", "none"), ("all-reduce back, too", "both")]
+G = [("g", "g"), ("left out", "none"), ("both ways", "both")]
 LAST = 11  # the step at which the gradient of X is there
 
 
