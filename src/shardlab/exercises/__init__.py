@@ -21,6 +21,9 @@ from shardlab.exercises.lesson06_mlp import mlp_gradients
 from shardlab.exercises.lesson07 import attention
 from shardlab.exercises.lesson07_grouped import grouped_query
 from shardlab.exercises.lesson07_qkv import split_qkv
+from shardlab.exercises.lesson08 import embedding
+from shardlab.exercises.lesson08_loss import cross_entropy
+from shardlab.exercises.lesson08_tied import tied
 from shardlab.exercises.lesson09 import sequence_mlp
 from shardlab.exercises.lesson09_dropout import dropout
 from shardlab.exercises.lesson09_norm import sequence_norm
@@ -31,8 +34,10 @@ __all__ = [
     "attention",
     "column_backward",
     "column_linear",
+    "cross_entropy",
     "dropout",
     "dtensor_plan",
+    "embedding",
     "exempt",
     "grouped_query",
     "kinds",
@@ -50,6 +55,7 @@ __all__ = [
     "sequence_norm",
     "split_qkv",
     "swiglu",
+    "tied",
     "tolerance",
     "uneven_linear",
     "weighted_sum",

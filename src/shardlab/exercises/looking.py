@@ -95,7 +95,7 @@ def look_at_road(case, seen, wanted, exact_bytes, products=True):
             f"{where}, but {seen.placed:,} numbers were placed where {wanted.placed:,} do: every shard holds "
             f"all of W, and splitting it saves no memory.",
         )
-    sent, least = wire(seen.forward), wire(wanted.forward)
+    sent, least = wire(seen.forward, case.n), wire(wanted.forward, case.n)
     if sent > least * (1 + 1e-9):
         return Finding(ROAD, "extra communication", f"{where}, but {recorded}.")
     if exact_bytes and sent < least * (1 - 1e-9):
@@ -124,10 +124,10 @@ def look_at_gradients(case, seen, wanted, grads):
                 return Finding(GRADIENTS, None, f"{where}, but {numbers}.", factor(arg, piece, want, case.n))
         if case.placing[arg] == "plain" and (finding := look_at_padding(where, *padding)):
             return finding
-    sent, least = wire(seen.backward), wire(wanted.backward)
+    sent, least = wire(seen.backward, case.n), wire(wanted.backward, case.n)
     ours, theirs = ([call.name for call in each.forward] for each in (seen, wanted))
     if "reduce_scatter" in ours and "reduce_scatter" not in theirs:
-        least += wire(wanted.forward)  # an all-reduce in its two steps also goes back in two
+        least += wire(wanted.forward, case.n)  # an all-reduce in its two steps also goes back in two
     if case.n > 1 and sent > least * (1 + 1e-9):
         recorded = f"the record of backward shows {told(seen.backward)} where {told(wanted.backward)} will do"
         return Finding(GRADIENTS, "extra communication", f"{where}, and so is every gradient, but {recorded}.")
@@ -199,8 +199,14 @@ def hits(W, leaf):
     return (leaf.T[:, :, None] == W).all(1).any(1).sum().item() if len(W) == len(leaf) else 0
 
 
-def wire(traffic):
-    return sum(call.wire for call in traffic)
+def wire(traffic, n):
+    """The bytes that each shard sends."""
+    return sum(call.wire for call in traffic if not is_of_lengths(call, n))
+
+
+def is_of_lengths(call, n):
+    """Whether this tells how long the shards' pieces are, in a whole number a shard at most: that is free."""
+    return not call.dtype.is_floating_point and call.payload <= n * call.dtype.itemsize
 
 
 def told(traffic):

@@ -1,5 +1,7 @@
 """Numbers that are held against each other, and the difference in words."""
 
+import math
+
 import torch
 
 
@@ -10,7 +12,7 @@ def close(a, b):
     if a.numel() == 0 or not (a.is_floating_point() or a.is_complex()):
         return torch.equal(a, b)
     error = (a - b).abs().max().item()
-    if error == error:
+    if math.isfinite(error):
         return error <= 1e-9 * max(1.0, b.abs().max().item())
     return torch.allclose(a, b, rtol=0, atol=1e-9, equal_nan=True)
 

@@ -90,7 +90,7 @@ class Split(Exercise):
         if step is None:
             return None
         finding = next(finding for finding in found if finding and finding.step == step)
-        name, why = known(self, finding, cases, seen) or finding.otherwise or (finding.mistake, "")
+        name, why = known(self, finding, cases, seen, wanted) or finding.otherwise or (finding.mistake, "")
         drawn = ""
         if finding.step == VALUES and finding.mistake in (None, "wrong shape"):
             said, drawn = self.by_itself(finding.result, cases, seen, wanted, found.index(finding))
