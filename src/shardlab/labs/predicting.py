@@ -13,6 +13,7 @@ from shardlab.labs.lab04_uneven import uneven_picture
 from shardlab.labs.lab05_mlp import mlp_picture
 from shardlab.labs.lab06_backward import backward_picture
 from shardlab.labs.lab07_heads import heads_picture
+from shardlab.labs.lab08_vocabulary import vocabulary_picture
 from shardlab.labs.lab13_gates import gates_picture
 
 
@@ -101,6 +102,14 @@ LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the an
         "Each shard gets six heads, as many as it wants, and they are not its own: the first half is all q. No shape "
         "tells of it.",
         lambda: heads_picture(cut="as it lies"),
+    ),
+    "08": Question(
+        "The loss of one token, 128,256 logits of it over four shards. How many numbers does a shard tell the others?",
+        ("all its logits, 32,064", "three", "one", "none"),
+        "three",
+        "The largest of its logits, a sum of exponentials, and the target's logit, if it has that: all the rest of a "
+        "softmax is its own affair.",
+        lambda: vocabulary_picture(tokens=1),
     ),
     "13": Question(
         "Four ranks meet in an all_reduce. One of them comes late. What do the other three have meanwhile?",
