@@ -27,10 +27,13 @@ def known(exercise, finding, cases, seen, wanted):
         return None
     table = [(mistake.name, mistake.why, once(way)) for mistake in exercise.mistakes for way in mistake.ways]
     like = Like(exercise, finding, cases, seen)
+    road, one = like.nearest(table)
     if step == ROAD:
-        return like.nearest(table)[1] or like.as_loaded(table, wanted)
+        return one or (like.as_loaded(table, wanted) if finding.mistake == "extra communication" else None)
     anywhere, right = list(slips(exercise.placing, step == GRADIENTS, exercise.results)), once(exercise.right)
-    road, one = like.nearest(table + [(name, why, slip(right)) for name, why, slip in anywhere])
+    if road < SAME_CALLS:
+        road, slipped = like.nearest([(name, why, slip(right)) for name, why, slip in anywhere], road)
+        one = slipped or one
     if road >= SAME_CALLS or finding.mistake not in (None, "wrong shape"):
         return one
     likely = [slip for slip in anywhere if slip[0] in LIKELY]
@@ -94,9 +97,9 @@ class Like:
         return self.step < GRADIENTS or all(all_close(grads(case, a, arg), grads(case, b, arg)) for arg in a.grads)
 
     def as_loaded(self, candidates, wanted):
-        """The first candidate whose largest collective beyond those that are wanted is the answer's, too."""
+        """The first candidate whose largest collective beyond those that are wanted, a gather, is the answer's, too."""
         loads = [largest(*each) for each in zip(self.seen, wanted, self.cases, strict=True)]
-        for name, why, way in candidates if any(loads) else []:
+        for name, why, way in candidates if any(load and load[1] == "all_gather" for load in loads) else []:
             if self.may_be(way):
                 done = [watch_here(way, case, False) for case in self.cases]
                 if loads == [largest(*each) for each in zip(done, wanted, self.cases, strict=True)] and all(
