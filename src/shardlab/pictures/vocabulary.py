@@ -7,7 +7,7 @@ from shardlab.pictures import svg
 from shardlab.pictures.axes import Axis
 from shardlab.pictures.svg import COLOURS, badge, frame, line, number, path, rect, text
 
-LEFT, WIDE, TABLE, COLUMN = 66, 440, 22, 78  # pixels: names of tokens, all words, the gap to the table, its columns
+LEFT, WIDE, TABLE, COLUMN = 74, 432, 22, 78  # pixels: names of tokens, all words, the gap to the table, its columns
 TOP, ROW, MOST = 64, 24, 8  # above the logits; a token's row; tokens at most, for which there is always room
 DECADES = (0, 4)  # of the bytes, for every state alike
 
