@@ -29,6 +29,7 @@ SAME_ON_TWO = {  # on two shards these are right, or another mistake: the check 
     ("row_bias", "half the bias", 0),
     ("uneven_linear", "trimmed by nothing", 0),
     ("row_backward", "g with an all-reduce behind it", 1),
+    ("embedding", "gathered, then added", 0),
     ("padded_linear", "padding in between", 0),
     ("padded_linear", "padded by N % n", 0),
 }
