@@ -169,6 +169,7 @@ def test_where_the_shards_are(machine):
     assert mistakes == {"the device of X itself", "each device once", "not placed"}
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", WITH_ANSWERS)
 def test_right_answers_pass_and_wrong_ones_are_told_their_mistake(machine, name):
     """A check takes 1 to 4 shards. Each mistake is made in its first way on one number of GPUs and in its last way on
