@@ -1,7 +1,7 @@
 """Fused weights: several linear layers in one, and which rows of it are whose.
 
-One large product is faster than three small ones, so checkpoints keep q, k and v (or gate and up) in one weight, in
-layouts that differ from model to model. A plain cut goes across them: no exception, and wrong numbers. Here a layout is
+Many checkpoints keep q, k and v (or gate and up) in one weight, for one product in the place of three, in layouts
+that differ from model to model. A plain cut goes across them: no exception, and wrong numbers. Here a layout is
 what it is, for each part the list of the fused rows that are its own; the parts are then split each alone.
 """
 
