@@ -1,6 +1,7 @@
 """Lab 06: the layer there and back against plain torch, and what its picture says of each step."""
 
 import re
+import warnings
 from itertools import product
 
 import pytest
@@ -82,3 +83,32 @@ def test_the_canvas_stays_where_it_is():
     states = product((0, 6, 11), (1, 2, 4), ("f", "none"), ("g", "none", "both"))
     sizes = {labs.backward_picture(*state).data.split("viewBox=")[1][:30] for state in states}
     assert len(sizes) == 1
+
+
+def three_backwards(mesh):
+    """The gradient of a partial sum, where an all-reduce of torch's comes behind it, and where ours does."""
+    from torch import distributed as dist
+    from torch.distributed.nn.functional import all_reduce
+
+    def raw(p):
+        y = p * 1
+        dist.all_reduce(y)
+        return y
+
+    grads = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for way in (raw, all_reduce):
+            p = torch.ones(2, requires_grad=True)
+            way(p).sum().backward()
+            grads.append(p.grad.tolist())
+    p_ = mesh.replicate(torch.ones(2, requires_grad=True))
+    mesh.all_reduce(p_).sum().backward()
+    return [*grads, p_.grad.shards[0].tolist()]
+
+
+@pytest.mark.ranks
+def test_both_ways_is_what_torch_distributed_nn_does_on_real_ranks(pool):
+    raw, nn, ours = pool.run(three_backwards)[0]
+    assert (raw, nn, ours) == ([1, 1], [2, 2], [1, 1])  # torch.distributed.nn: n times, as the lab's "both"
+    assert backward_result(2, g="both").off["dp"] == pytest.approx(1)
