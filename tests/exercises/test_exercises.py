@@ -14,6 +14,7 @@ import answers06
 import answers07
 import answers08
 import answers09
+import answers11
 import pytest
 import torch
 from torch.nn import functional as F
@@ -167,6 +168,7 @@ RIGHT = {
     **answers07.RIGHT,
     **answers08.RIGHT,
     **answers09.RIGHT,
+    **answers11.RIGHT,
 }
 WITHOUT_GRADIENTS = {  # right in value and communication; not asked for more
     "weighted_sum": [lambda mesh, X: mesh.all_reduce((mesh.rank + 1) * X)],
@@ -708,6 +710,7 @@ WRONG = {
     **answers07.WRONG,
     **answers08.WRONG,
     **answers09.WRONG,
+    **answers11.WRONG,
 }
 
 
@@ -968,6 +971,7 @@ THREE = {
     "tolerance": careful,
     "kinds": answers06.KINDS,
     "dropout": answers09.drop,
+    **{name: answers[0] for name, answers in answers11.RIGHT_NUMBERS.items()},
 }
 DEVICES = {
     "the device of X itself": [lambda mesh, X: [str(X.device) for _ in mesh.replicate(X).shards]],
@@ -1085,6 +1089,19 @@ def test_kinds_are_measured_and_may_be_said_in_other_words():
 def test_a_mask_may_be_drawn_in_any_way(answer):
     verdict = exercises.dropout.check(answer)
     assert verdict.passed, verdict
+@pytest.mark.parametrize("name", answers11.WRONG_NUMBERS)
+def test_a_formula_names_its_mistakes(name):
+    for answer in answers11.RIGHT_NUMBERS[name]:
+        assert ALL[name].check(answer).passed
+    for mistake, answers in answers11.WRONG_NUMBERS[name].items():
+        for answer in answers:
+            verdict = ALL[name].check(answer)
+            assert not verdict.passed and verdict.mistake == mistake, verdict
+    names = [mistake.name for mistake in ALL[name].mistakes]
+    assert len(names) == len(set(names)) and set(names) <= set(answers11.WRONG_NUMBERS[name])
+    for mistake in ALL[name].mistakes:
+        for way in mistake.ways:
+            assert ALL[name].check(way).mistake == mistake.name
 
 
 @pytest.mark.parametrize("name", THREE)

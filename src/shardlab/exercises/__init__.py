@@ -27,6 +27,8 @@ from shardlab.exercises.lesson08_tied import tied
 from shardlab.exercises.lesson09 import sequence_mlp
 from shardlab.exercises.lesson09_dropout import dropout
 from shardlab.exercises.lesson09_norm import sequence_norm
+from shardlab.exercises.lesson11 import fit, ring_time
+from shardlab.exercises.lesson11_ring import ring_all_reduce
 from shardlab.exercises.lesson13 import dtensor_plan, reduce_from_region
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "dtensor_plan",
     "embedding",
     "exempt",
+    "fit",
     "grouped_query",
     "kinds",
     "mlp",
@@ -49,6 +52,8 @@ __all__ = [
     "reduce_then_activate",
     "report_devices",
     "row_backward",
+    "ring_all_reduce",
+    "ring_time",
     "row_bias",
     "row_linear",
     "sequence_mlp",
