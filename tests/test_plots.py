@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICS = ("matmul", "column_wise_parallel", "row_wise_parallel")
 X, W = torch.arange(8.0).reshape(2, 4) / 4 - 1, torch.arange(16.0).reshape(4, 4) / 8 - 1
 ERRORS = {"gelu": [0.0, 0.37, 0.45], "relu": [0.0, 0.43, 0.72], "identity": [0.0, 2.6e-7, 2.5e-7]}
+SIZES = [2**10, 2**15, 2**20]
 FIGURES = {
     "product": lambda: plots.product(X, W, gelu(X @ W), "gelu"),
     "large product": lambda: plots.product(torch.ones(9, 40), torch.ones(40, 70), torch.ones(9, 70)),
@@ -35,6 +36,7 @@ FIGURES = {
     "additivity": lambda: plots.additivity(gelu),
     "additivity of a linear function": lambda: plots.additivity(lambda x: 3 * x, "triple"),
     "error by k": lambda: plots.error_by_k({"float32": [2e-7, 4e-7]}, [64, 1024], {"float32": [1e-6, 2e-6]}),
+    "line of times": lambda: plots.line_of_times(SIZES, [1e-3, 1e-3, 2e-3], {"a": (1e-3, 0), "b": (0, 1e-8)}, "Times"),
     "error by k alone": lambda: plots.error_by_k({"float32": [2e-7, 4e-7]}, [64, 1024]),
 }
 
@@ -95,13 +97,26 @@ def test_additivity_has_b_upwards():
     assert image.origin == "lower" and heights[-1][-1] < 0 == heights[0][0]
 
 
+def test_times_have_their_lines_and_below_what_these_are_off():
+    figure = FIGURES["line of times"]()
+    upper, lower = figure.axes
+    dots, a, b = (line.get_ydata() for line in upper.lines)
+    assert [*dots] == [1e-3, 1e-3, 2e-3] and [*a] == [1e-3] * 3 and [*b] == [1e-8 * size for size in SIZES]
+    off_a, off_b, _zero = (line.get_ydata() for line in lower.lines)
+    assert [*off_a] == [0, 0, -50] and off_b[0] == pytest.approx(100 * (1e-8 * 2**10 / 1e-3 - 1))
+    assert figure.alt.startswith(
+        "Times, 1 KiB to 1 MiB: 1 ms to 2 ms. a: alpha 1 ms, off by -50 % to +0 %. b: alpha 0 µs"
+    )
+    assert {"1 KiB", "1 MiB", "measured", "a", "b"} <= set(words(figure))
+
+
 def test_tolerances_are_drawn_dashed():
     figure = FIGURES["error by k"]()
     assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "--"]
     assert "tolerance, float32" in words(figure)
 
 
-@pytest.mark.parametrize("name", ["mismatch by shards", "additivity", "error by k"])
+@pytest.mark.parametrize("name", ["mismatch by shards", "additivity", "error by k", "line of times"])
 def test_curves_are_in_the_colours_of_the_page(name):
     """Whatever the reader has set; black is the ink of no page alone."""
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "lines.linewidth": 9, "text.color": "red"}):

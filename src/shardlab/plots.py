@@ -9,7 +9,7 @@ from shardlab.pictures.heat import largest
 from shardlab.pictures.still import Picture
 from shardlab.pictures.svg import COLOURS, about
 
-__all__ = ["additivity", "error_by_k", "mismatch", "mismatch_by_shards", "product", "split"]
+__all__ = ["additivity", "error_by_k", "line_of_times", "mismatch", "mismatch_by_shards", "product", "split"]
 
 MARKERS, STYLES = "os^DvPX*", ("-", "--", ":", "-.")
 
@@ -120,6 +120,62 @@ def error_by_k(errors, ks, tolerances=None, title="Right code is not bit-exact")
     axes.yaxis.set_minor_formatter(NullFormatter())
     _names(figure, axes, errors | {f"tolerance, {name}": limit for name, limit in limits.items()}, ks)
     return figure
+
+
+@styled
+def line_of_times(sizes, times, lines, title="Time of an all-reduce"):
+    """Draw measured times against bytes, lines through them, `{name: (alpha, beta)}`, and how far these are off.
+
+    Above, seconds on log axes; below, for each line, (alpha + beta * size) / time - 1.
+
+    >>> line_of_times([1024, 4096], [1e-3, 2e-3], {"a line": (1e-3, 0)}).alt
+    'Time of an all-reduce, 1 KiB to 4 KiB: 1 ms to 2 ms. a line: alpha 1 ms, off by -50 % to +0 %.'
+    """
+    offs = {name: [(a + b * s) / t - 1 for s, t in zip(sizes, times, strict=True)] for name, (a, b) in lines.items()}
+    said = " ".join(
+        f"{name}: alpha {_duration(lines[name][0])}, off by {100 * min(off):+.0f} % to {100 * max(off):+.0f} %."
+        for name, off in offs.items()
+    )
+    ends = f"{_bytes(sizes[0])} to {_bytes(sizes[-1])}: {_duration(times[0])} to {_duration(times[-1])}"
+    figure = Figure(figsize=(6.4, 5.4), layout="constrained")
+    figure.alt = f"{title}, {ends}. {said}"
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 2))
+    upper.plot(sizes, times, "o", color=INK, ms=6, label="measured")
+    for index, (name, (alpha, beta)) in enumerate(lines.items()):
+        look = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2}
+        upper.plot(sizes, [alpha + beta * size for size in sizes], label=name, **look)
+        lower.plot(sizes, [100 * off for off in offs[name]], marker=MARKERS[index], **look)
+    upper.set_yscale("log", nonpositive="mask")  # a line may begin below zero
+    upper.set(title=title, ylabel="seconds", ylim=(min(times) / 2, max(times) * 2))
+    lower.set(xlabel="bytes", ylabel="the line is off, %")
+    lower.axhline(0, color=INK, lw=0.8)
+    lower.set_xscale("log", base=2)
+    some = sizes[:: -(-len(sizes) // 7)]
+    lower.set_xticks(some, [_bytes(size) for size in some])
+    lower.xaxis.set_minor_locator(NullLocator())
+    upper.yaxis.set_minor_formatter(NullFormatter())
+    upper.legend(frameon=False)
+    return figure
+
+
+def _bytes(count):
+    """Give a number of bytes in its unit.
+
+    >>> _bytes(1024), _bytes(64 * 2**20)
+    ('1 KiB', '64 MiB')
+    """
+    power = next(p for p in (3, 2, 1, 0) if count >= 1024**p or p == 0)
+    return f"{count / 1024**power:.3g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+
+
+def _duration(seconds):
+    """Give seconds in their unit.
+
+    >>> _duration(41.4e-6), _duration(0.062), _duration(-1e-4)
+    ('41 µs', '62 ms', '-100 µs')
+    """
+    unit, name = next(u for u in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")) if abs(seconds) >= u[0] or u[0] == 1e-6)
+    return f"{float(f'{seconds / unit:.2g}'):g} {name}"
 
 
 def _figure(width, height, alt):

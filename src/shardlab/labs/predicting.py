@@ -14,6 +14,7 @@ from shardlab.labs.lab05_mlp import mlp_picture
 from shardlab.labs.lab06_backward import backward_picture
 from shardlab.labs.lab07_heads import heads_picture
 from shardlab.labs.lab08_vocabulary import vocabulary_picture
+from shardlab.labs.lab11_ring import ring_picture
 from shardlab.labs.lab13_gates import gates_picture
 
 
@@ -110,6 +111,14 @@ LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the an
         "The largest of its logits, a sum of exponentials, and the target's logit, if it has that: all the rest of a "
         "softmax is its own affair.",
         lambda: vocabulary_picture(tokens=1),
+    ),
+    "11": Question(
+        "An all-reduce of 1 GB: how much more must each shard send when 64 shards take part instead of 8?",
+        ("8 times as much", "twice as much", "an eighth more", "nothing more"),
+        "an eighth more",
+        "On a ring each shard sends 2 (n - 1) / n of the value: 1.75 GB with 8 shards, 1.97 GB with 64. What grows "
+        "with n is the number of steps, and each of them has a latency.",
+        lambda: ring_picture(shards=8, step=9),
     ),
     "13": Question(
         "Four ranks meet in an all_reduce. One of them comes late. What do the other three have meanwhile?",
