@@ -1089,6 +1089,8 @@ def test_kinds_are_measured_and_may_be_said_in_other_words():
 def test_a_mask_may_be_drawn_in_any_way(answer):
     verdict = exercises.dropout.check(answer)
     assert verdict.passed, verdict
+
+
 @pytest.mark.parametrize("name", answers11.WRONG_NUMBERS)
 def test_a_formula_names_its_mistakes(name):
     for answer in answers11.RIGHT_NUMBERS[name]:

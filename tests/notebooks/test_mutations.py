@@ -24,6 +24,7 @@ EQUIVALENT = [
     ("03_tolerance.ipynb", "W.bfloat16(), Mesh(64)", "65 roundings to 8 bits make as much noise as 64 do"),
     ("13_real_ranks.ipynb", "split_twice, limit=50)[0]", "every rank counts the same collectives"),
     ("13_real_ranks.ipynb", "assert added[0]", "both ranks hold the same six numbers"),
+    ("11_communication.ipynb", "step=6, way", "the ring has six steps, and stays as it is after the last"),
     ("02_before_the_reduction.ipynb", "3, 61)", "a grid one step finer has the same gaps, to two digits"),
     ("13_real_ranks.ipynb", "time.sleep(0.5)", "only so that the other rank is sure to come first"),
     ("13_real_ranks.ipynb", "*args, limit=30)", "a time limit"),
