@@ -28,6 +28,28 @@ def test_pieces_lie_where_they_belong_and_are_as_wide_as_they_are():
     assert places == [(0, BOX / 2, COLOURS[0]), (BOX / 2, BOX / 4, COLOURS[1]), (3 * BOX / 4, BOX / 4, COLOURS[2])]
 
 
+def test_rows_lie_under_each_other_each_in_its_own_lane():
+    drawing = way([[Held("x", "cut along dim 0", (2, 1, 1))]], 3, "a way", high=120)
+    found = re.findall(r'y="([\d.]+)" width="76" height="([\d.]+)"[^>]*stroke-width="2"', drawing)
+    tall = 120 / 3 - 3
+    parts = [(0, 0, tall / 2), (40, tall / 2, tall / 4), (80, 3 * tall / 4, tall / 4)]  # lane, place in it, height
+    assert [tuple(map(float, each)) for each in found] == [
+        (pytest.approx(41 + lane + at, abs=1e-3), pytest.approx(high, abs=1e-3)) for lane, at, high in parts
+    ]
+
+
+def test_a_word_more_stands_below_and_has_its_room():
+    plain, more = (way([[Held("x", "partial", (4, 4), word)]], 2, "a way") for word in ("", "keeps 8"))
+    heights = [float(ElementTree.fromstring(each).get("viewBox").split()[3]) for each in (plain, more)]
+    assert ">keeps 8</text>" in more and heights[1] > heights[0]
+
+
+def test_nothing_moves_is_not_cut_off():
+    drawing = ElementTree.fromstring(way([[WHOLE, Step("@ W"), WHOLE]], 3, "a way"))
+    (said,) = [each for each in drawing.iter() if each.text == "nothing moves"]
+    assert float(said.get("x")) + 7.2 * len(said.text) <= float(drawing.get("viewBox").split()[2])
+
+
 def test_an_empty_piece_is_seen():
     assert [wide > 0 for _, wide, _ in rects([Held("h", "cut along dim 1", (1, 1, 0))])] == [True] * 3
 

@@ -12,12 +12,14 @@ WRONG = "#D55E00"
 
 @dataclass(frozen=True)
 class Held:
-    """What the shards hold of a value: its `name`, its `kind` ("replicated", "cut along dim 1", "partial", or anything
-    else, which is wrong), and how many of its columns each shard has."""
+    """What the shards hold of a value: its `name`, its `kind` ("replicated", "cut along dim 0" or "1", "partial", or
+    anything else, which is wrong), how many of its columns (of its rows, if they are cut) each shard has, and a word
+    `more`."""
 
     name: str
     kind: str
     columns: tuple
+    more: str = ""
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,21 @@ class Step:
     moves: bool = False
 
 
-def way(rows, n, alt):
-    """Draw rows of what is held and of the steps between, a lane for each of n shards in every row.
+def way(rows, n, alt, high=HIGH):
+    """Draw rows of what is held and of the steps between, a lane for each of n shards in every row, `high` px together.
 
     >>> whole, part = Held("x", "replicated", (4, 4)), Held("h", "cut along dim 1", (2, 2))
     >>> drawing = way([[whole, Step("@ W", "by columns"), part]], 2, "one product")
     >>> [words in drawing for words in ("replicated", "cut along dim 1", "by columns")]
     [True, True, True]
     """
-    drawn = [_row(row, n) for row in rows]
+    drawn = [_row(row, n, high) for row in rows]
     widest = max(width for _, width, _ in drawn)
     return svg.svg(svg.stack([(body, widest, tall) for body, _, tall in drawn], 10), alt)
 
 
-def _row(row, n):
-    lane = HIGH / n
+def _row(row, n, high):
+    lane = high / n
     parts = [badge(0, ABOVE + r * lane + 1, LEFT - 8, r, r, height=max(lane - 3, 9)) for r in range(n)]
     x = LEFT
     for item in row:
@@ -53,9 +55,10 @@ def _row(row, n):
         else:
             parts.append(svg.move(_step(item, n, lane), x, 0))
             x += STEP
-    if not any(isinstance(item, Step) and item.moves for item in row):
-        parts.append(text(x + 24, ABOVE + HIGH / 2 + 4, "nothing moves", "start", font_style="italic"))
-    return "".join(parts), x + 24, ABOVE + HIGH + BELOW
+    still = "" if any(isinstance(item, Step) and item.moves for item in row) else "nothing moves"
+    parts.append(text(x + 24, ABOVE + high / 2 + 4, still, "start", font_style="italic") if still else "")
+    more = 15 * any(item.more for item in row if isinstance(item, Held))
+    return "".join(parts), x + 24 + svg.CHAR * len(still), ABOVE + high + BELOW + more
 
 
 def _held(item, n, lane):
@@ -65,7 +68,11 @@ def _held(item, n, lane):
     for r, columns in enumerate(item.columns):
         y, tall = ABOVE + r * lane + 1, max(lane - 3, 9)
         parts.append(rect(0, y, BOX, tall, stroke="#888", stroke_opacity=0.6, stroke_dasharray="2 3"))
-        if item.kind.startswith("cut"):
+        if item.kind == "cut along dim 0":
+            part = tall * columns / max(total, 1)
+            parts.append(frame(0, y + start, BOX, max(part, 1), r, tint=0.45))
+            start += part
+        elif item.kind.startswith("cut"):
             wide = BOX * columns / max(total, 1)
             parts.append(frame(start, y, max(wide, 2), tall, r, tint=0.45))
             start += wide
@@ -77,7 +84,8 @@ def _held(item, n, lane):
                 parts.append(path(f"M{BOX / 2 - 4} {y + tall / 2 - 4}l8 8m0 -8l-8 8", stroke=WRONG, stroke_width=2.5))
     right = item.kind in ("replicated", "partial") or item.kind.startswith("cut")
     tone = {} if right else {"fill": WRONG}
-    parts.append(text(BOX / 2, ABOVE + HIGH + 14, item.kind, font_weight=600, **tone))
+    parts.append(text(BOX / 2, ABOVE + n * lane + 14, item.kind, font_weight=600, **tone))
+    parts.append(text(BOX / 2, ABOVE + n * lane + 29, item.more) if item.more else "")
     return "".join(parts)
 
 
@@ -89,7 +97,7 @@ def _step(item, n, lane):
         parts.append(line(8, y, STEP - 10, y, stroke="#888"))
         parts.append(path(f"M{STEP - 14} {y - 3}l5 3l-5 3", fill="none", stroke="#888"))
     if item.moves:
-        parts.append(rect(middle - 4, ABOVE - 2, 8, HIGH + 3, "currentColor"))
+        parts.append(rect(middle - 4, ABOVE - 2, 8, n * lane + 3, "currentColor"))
     weight = {"font_weight": 700} if item.moves else {}
     return "".join(parts) + _lines(middle, [item.said, item.more], weight)
 
