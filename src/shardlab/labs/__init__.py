@@ -21,8 +21,8 @@ from shardlab.labs.lab05_mlp import draw_mlp, mlp, mlp_picture, mlp_result
 from shardlab.labs.lab06_backward import backward, backward_picture, backward_result, draw_backward
 from shardlab.labs.lab07_heads import draw_heads, heads, heads_picture, heads_result
 from shardlab.labs.lab08_vocabulary import draw_vocabulary, vocabulary, vocabulary_picture, vocabulary_result
-from shardlab.labs.lab11_ring import draw_ring, ring, ring_picture, ring_result
 from shardlab.labs.lab09_sequence import draw_sequence, sequence, sequence_picture, sequence_result
+from shardlab.labs.lab11_ring import draw_ring, ring, ring_picture, ring_result
 from shardlab.labs.lab13_gates import draw_gates, gates, gates_picture, gates_result
 from shardlab.labs.lab13_ranks import draw_ranks, ranks, ranks_picture, ranks_result
 from shardlab.labs.predicting import predict
@@ -41,8 +41,8 @@ LABS = {  # name: (the lab, its drawing, the state to start from and the changes
     ),
     "heads": (heads, draw_heads, [{}, {"shards": 8}, {"cut": "as it lies"}, {"layout": "interleaved", "shards": 2}]),
     "vocabulary": (vocabulary, draw_vocabulary, [{}, {"V": 100, "shards": 8, "tokens": 8}, {"V": 37, "way": "gather"}]),
-    "ring": (ring, draw_ring, [{}, {"shards": 8, "step": 7}, {"way": "n steps instead of n - 1", "step": 15}]),
     "sequence": (sequence, draw_sequence, [{}, {"shards": 8}, {"sequence": "off"}, {"sequence": "on", "y": "kept"}]),
+    "ring": (ring, draw_ring, [{}, {"shards": 8, "step": 7}, {"way": "n steps instead of n - 1", "step": 15}]),
     "gates": (gates, draw_gates, [{}, {"late": 0}, {"late": 10}]),
     "ranks": (ranks, draw_ranks, [{}, {"how": "row", "when": "before"}, {"how": "column", "ranks": 4}]),
 }
@@ -80,12 +80,12 @@ __all__ = [
     "vocabulary",
     "vocabulary_picture",
     "vocabulary_result",
-    "ring",
-    "ring_picture",
-    "ring_result",
     "sequence",
     "sequence_picture",
     "sequence_result",
+    "ring",
+    "ring_picture",
+    "ring_result",
     "gates",
     "gates_picture",
     "gates_result",

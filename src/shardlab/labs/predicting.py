@@ -14,8 +14,8 @@ from shardlab.labs.lab05_mlp import mlp_picture
 from shardlab.labs.lab06_backward import backward_picture
 from shardlab.labs.lab07_heads import heads_picture
 from shardlab.labs.lab08_vocabulary import vocabulary_picture
-from shardlab.labs.lab11_ring import ring_picture
 from shardlab.labs.lab09_sequence import sequence_picture
+from shardlab.labs.lab11_ring import ring_picture
 from shardlab.labs.lab13_gates import gates_picture
 
 
@@ -113,13 +113,6 @@ LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the an
         "softmax is its own affair.",
         lambda: vocabulary_picture(tokens=1),
     ),
-    "11": Question(
-        "An all-reduce of 1 GB: how much more must each shard send when 64 shards take part instead of 8?",
-        ("8 times as much", "twice as much", "an eighth more", "nothing more"),
-        "an eighth more",
-        "On a ring each shard sends 2 (n - 1) / n of the value: 1.75 GB with 8 shards, 1.97 GB with 64. What grows "
-        "with n is the number of steps, and each of them has a latency.",
-        lambda: ring_picture(shards=8, step=9),
     "09": Question(
         "Each all-reduce becomes a reduce-scatter and an all-gather. What does a ring send then?",
         ("half the bytes", "as many bytes", "twice the bytes"),
@@ -127,6 +120,14 @@ LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the an
         "A ring's all-reduce is a reduce-scatter and an all-gather. Here there is something between its halves: the "
         "residual and the norm, each shard with its own tokens.",
         sequence_picture,
+    ),
+    "11": Question(
+        "An all-reduce of 1 GB: how much more must each shard send when 64 shards take part instead of 8?",
+        ("8 times as much", "twice as much", "an eighth more", "nothing more"),
+        "an eighth more",
+        "On a ring each shard sends 2 (n - 1) / n of the value: 1.75 GB with 8 shards, 1.97 GB with 64. What grows "
+        "with n is the number of steps, and each of them has a latency.",
+        lambda: ring_picture(shards=8, step=9),
     ),
     "13": Question(
         "Four ranks meet in an all_reduce. One of them comes late. What do the other three have meanwhile?",
