@@ -176,7 +176,7 @@ class OverRanks(Group):
         return self.find()
 
     def send(self, tensor):
-        tensor = tensor.detach().resolve_conj().resolve_neg().contiguous()
+        tensor = tensor.detach().resolve_conj().contiguous()
         return tensor.cpu() if self.staged else tensor
 
     def site(self):

@@ -171,6 +171,10 @@ def test_forward_flops_are_the_products_of_a_model():
     norms = 3 * 12  # are counted like weights
     attention = 4 * (matmul_flops(tokens, 5, context) + matmul_flops(tokens, context, 5))
     assert forward_flops(shape, tokens, context) == 2 * tokens * (weights + norms) + attention
+    rotated = matmul_flops(tokens, 2, context) * 4  # of latent attention: 2 numbers more in a query, none in a value
+    latent = Shape(layers=1, kv_rank=1, rope_dim=2)
+    at_once = forward_flops(latent, tokens, 0)
+    assert forward_flops(latent, tokens, context) - at_once == attention + rotated
     tied = Shape(layers=1, tied=1)
     assert forward_flops(tied, tokens, context) == forward_flops(shape, tokens, context)
 

@@ -166,6 +166,7 @@ def test_what_each_is_good_for():
     for size in (small, large):
         assert switch_time(64, size, alpha, beta) < min(f(64, size, alpha, beta) for f in (ring_time, tree_time))
     assert switch_time(64, large, 0, beta) / ring_time(64, large, 0, beta) == pytest.approx(65 / 126)
+    assert [switch_time(64, 0, alpha, beta, name) for name in ("all_reduce", "broadcast")] == [2 * alpha, alpha]
     for gains_nothing in ("all_gather", "reduce_scatter", "all_to_all"):
         assert switch_time(8, large, 0, beta, gains_nothing) == ring_time(8, large, 0, beta, gains_nothing)
     with pytest.raises(ValueError, match="a tree does not run all_to_all"):
