@@ -14,6 +14,7 @@ import answers06
 import answers07
 import answers08
 import answers09
+import answers10
 import answers11
 import pytest
 import torch
@@ -33,6 +34,8 @@ ALL = {
 }
 SPLITS = {name: exercise for name, exercise in ALL.items() if isinstance(exercise, Split)}
 GRAD = "with gradients"  # the mistake shows in the gradients alone
+RIGHT_NUMBERS = answers10.RIGHT_NUMBERS | answers11.RIGHT_NUMBERS
+WRONG_NUMBERS = answers10.WRONG_NUMBERS | answers11.WRONG_NUMBERS
 
 
 # ---------------------------------------------------------------- answers that are right, with and without gradients
@@ -971,7 +974,7 @@ THREE = {
     "tolerance": careful,
     "kinds": answers06.KINDS,
     "dropout": answers09.drop,
-    **{name: answers[0] for name, answers in answers11.RIGHT_NUMBERS.items()},
+    **{name: answers[0] for name, answers in RIGHT_NUMBERS.items()},
 }
 DEVICES = {
     "the device of X itself": [lambda mesh, X: [str(X.device) for _ in mesh.replicate(X).shards]],
@@ -1091,16 +1094,16 @@ def test_a_mask_may_be_drawn_in_any_way(answer):
     assert verdict.passed, verdict
 
 
-@pytest.mark.parametrize("name", answers11.WRONG_NUMBERS)
+@pytest.mark.parametrize("name", WRONG_NUMBERS)
 def test_a_formula_names_its_mistakes(name):
-    for answer in answers11.RIGHT_NUMBERS[name]:
+    for answer in RIGHT_NUMBERS[name]:
         assert ALL[name].check(answer).passed
-    for mistake, answers in answers11.WRONG_NUMBERS[name].items():
+    for mistake, answers in WRONG_NUMBERS[name].items():
         for answer in answers:
             verdict = ALL[name].check(answer)
             assert not verdict.passed and verdict.mistake == mistake, verdict
     names = [mistake.name for mistake in ALL[name].mistakes]
-    assert len(names) == len(set(names)) and set(names) <= set(answers11.WRONG_NUMBERS[name])
+    assert len(names) == len(set(names)) and set(names) <= set(WRONG_NUMBERS[name])
     for mistake in ALL[name].mistakes:
         for way in mistake.ways:
             assert ALL[name].check(way).mistake == mistake.name

@@ -27,12 +27,15 @@ from shardlab.exercises.lesson08_tied import tied
 from shardlab.exercises.lesson09 import sequence_mlp
 from shardlab.exercises.lesson09_dropout import dropout
 from shardlab.exercises.lesson09_norm import sequence_norm
+from shardlab.exercises.lesson10 import activation_bytes
+from shardlab.exercises.lesson10_fit import smallest_t
 from shardlab.exercises.lesson11 import fit, ring_time
 from shardlab.exercises.lesson11_ring import ring_all_reduce
 from shardlab.exercises.lesson13 import dtensor_plan, reduce_from_region
 
 __all__ = [
     "FUNCTIONS",
+    "activation_bytes",
     "attention",
     "column_backward",
     "column_linear",
@@ -59,6 +62,7 @@ __all__ = [
     "sequence_mlp",
     "sequence_norm",
     "split_qkv",
+    "smallest_t",
     "swiglu",
     "tied",
     "tolerance",

@@ -31,7 +31,9 @@ class Formula(Exercise):
         random = torch.Generator().manual_seed(everyone(torch.Generator().seed())[0])
         tries = [self.draw(random, number) for number in range(TRIES)]
         wanted = [self.numbers(self.formula(*args)) for args in tries]
-        found = [self.ask(answer, args) for args in tries]
+        found = []
+        for args in tries:
+            found.append(self.ask(answer, args, first=not found))
         wrong = [index for index, pair in enumerate(zip(found, wanted, strict=True)) if not self.near(*pair)]
         if not wrong:
             return f"Right on {TRIES} tries with fresh numbers."
@@ -43,7 +45,7 @@ class Formula(Exercise):
         mistake, why = self.known(tries, found, wanted) or (None, "")
         raise Wrong(mistake, f"{why} {numbers}".strip())
 
-    def ask(self, answer, args):
+    def ask(self, answer, args, first):
         """What the answer gives, as a list of floats."""
         try:
             given = run(answer, *[list(arg) if isinstance(arg, list) else arg for arg in args])
@@ -54,7 +56,8 @@ class Formula(Exercise):
         except BaseException as error:
             raise Wrong("an error", f"With {self.said(args)} it ends in {brief_error(error)}") from error
         if given is None or given is Ellipsis:
-            raise self.unsolved(answer)
+            nothing = Wrong("nothing returned", f"With {self.said(args)} nothing is returned.")
+            raise self.unsolved(answer) if first else nothing
         numbers = self.numbers(given)
         if numbers is None or len(numbers) != len(self.results):
             wants = " and ".join(self.results)
@@ -72,7 +75,8 @@ class Formula(Exercise):
         return [float(value) for value in values]
 
     def near(self, got, want):
-        return all(abs(g - w) <= self.rtol * abs(w) for g, w in zip(got, want, strict=True))  # false for a nan
+        pairs = zip(got, want, strict=True)
+        return all(g == w or abs(g - w) <= self.rtol * abs(w) for g, w in pairs)  # false for a nan
 
     def known(self, tries, found, wanted):
         """(name, why) of the first mistake that does as the answer did, or of a factor that is the same everywhere."""
@@ -80,8 +84,8 @@ class Formula(Exercise):
             for way in mistake.ways:
                 if all(self.near(got, self.numbers(way(*args))) for args, got in zip(tries, found, strict=True)):
                     return mistake.name, mistake.why
-        pairs = [(g, w) for got, want in zip(found, wanted, strict=True) for g, w in zip(got, want, strict=True) if w]
-        factor = pairs[0][0] / pairs[0][1]
+        pairs = [(g, w) for got, want in zip(found, wanted, strict=True) for g, w in zip(got, want, strict=True)]
+        factor = next((g / w for g, w in pairs if w), 0)
         if factor and all(abs(g - factor * w) <= self.rtol * abs(g) for g, w in pairs):
             return "a constant factor", f"Every number is {factor:.3g} times what it should be."
         return None
@@ -95,4 +99,6 @@ def brief(value):
     >>> brief(1e-5), brief([1, 2, 3]), brief(0.123456)
     ('1e-05', '[1, 2, 3]', '0.1235')
     """
+    if isinstance(value, int):
+        return str(value) if isinstance(value, bool) else f"{value:,}"
     return f"[{', '.join(map(brief, value))}]" if isinstance(value, list) else f"{value:.4g}"

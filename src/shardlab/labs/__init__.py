@@ -22,6 +22,7 @@ from shardlab.labs.lab06_backward import backward, backward_picture, backward_re
 from shardlab.labs.lab07_heads import draw_heads, heads, heads_picture, heads_result
 from shardlab.labs.lab08_vocabulary import draw_vocabulary, vocabulary, vocabulary_picture, vocabulary_result
 from shardlab.labs.lab09_sequence import draw_sequence, sequence, sequence_picture, sequence_result
+from shardlab.labs.lab10_memory import draw_memory, memory, memory_picture, memory_result
 from shardlab.labs.lab11_ring import draw_ring, ring, ring_picture, ring_result
 from shardlab.labs.lab13_gates import draw_gates, gates, gates_picture, gates_result
 from shardlab.labs.lab13_ranks import draw_ranks, ranks, ranks_picture, ranks_result
@@ -42,6 +43,11 @@ LABS = {  # name: (the lab, its drawing, the state to start from and the changes
     "heads": (heads, draw_heads, [{}, {"shards": 8}, {"cut": "as it lies"}, {"layout": "interleaved", "shards": 2}]),
     "vocabulary": (vocabulary, draw_vocabulary, [{}, {"V": 100, "shards": 8, "tokens": 8}, {"V": 37, "way": "gather"}]),
     "sequence": (sequence, draw_sequence, [{}, {"shards": 8}, {"sequence": "off"}, {"sequence": "on", "y": "kept"}]),
+    "memory": (
+        memory,
+        draw_memory,
+        [{}, {"shards": 8, "sequence": True}, {"model": "Llama 3.1 70B", "use": "serving, bf16", "tokens": 131072}],
+    ),
     "ring": (ring, draw_ring, [{}, {"shards": 8, "step": 7}, {"way": "n steps instead of n - 1", "step": 15}]),
     "gates": (gates, draw_gates, [{}, {"late": 0}, {"late": 10}]),
     "ranks": (ranks, draw_ranks, [{}, {"how": "row", "when": "before"}, {"how": "column", "ranks": 4}]),
@@ -83,6 +89,9 @@ __all__ = [
     "sequence",
     "sequence_picture",
     "sequence_result",
+    "memory",
+    "memory_picture",
+    "memory_result",
     "ring",
     "ring_picture",
     "ring_result",

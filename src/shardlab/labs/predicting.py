@@ -15,6 +15,7 @@ from shardlab.labs.lab06_backward import backward_picture
 from shardlab.labs.lab07_heads import heads_picture
 from shardlab.labs.lab08_vocabulary import vocabulary_picture
 from shardlab.labs.lab09_sequence import sequence_picture
+from shardlab.labs.lab10_memory import memory_picture
 from shardlab.labs.lab11_ring import ring_picture
 from shardlab.labs.lab13_gates import gates_picture
 
@@ -120,6 +121,14 @@ LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the an
         "A ring's all-reduce is a reduce-scatter and an all-gather. Here there is something between its halves: the "
         "residual and the norm, each shard with its own tokens.",
         sequence_picture,
+    ),
+    "10": Question(
+        "A layer of GPT-3, over eight shards and no longer one. What each of them keeps for backward is ...",
+        ("an eighth", "a fifth", "a half", "as much as before"),
+        "a fifth",
+        "What belongs to heads and hidden features is cut by eight. But the norms, two dropouts and what goes into the "
+        "layers are whole on every shard: 23 bytes a number, where there were 114.",
+        lambda: memory_picture("GPT-3 175B", shards=8),
     ),
     "11": Question(
         "An all-reduce of 1 GB: how much more must each shard send when 64 shards take part instead of 8?",
