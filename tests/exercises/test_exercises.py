@@ -16,6 +16,7 @@ import answers08
 import answers09
 import answers10
 import answers11
+import answers12
 import pytest
 import torch
 from torch.nn import functional as F
@@ -968,6 +969,8 @@ def careful(X, W, n):
     return 4 * X.shape[1] ** 0.5 * 2.0**-24 * (X.abs() @ W.abs())
 
 
+RIGHT_NUMBERS = answers11.RIGHT_NUMBERS | answers12.RIGHT_NUMBERS
+WRONG_NUMBERS = answers11.WRONG_NUMBERS | answers12.WRONG_NUMBERS
 THREE = {
     "report_devices": lambda mesh, X: [str(shard.device) for shard in mesh.replicate(X).shards],
     "exempt": {"identity", "double", "negate"},

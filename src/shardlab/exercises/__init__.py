@@ -31,15 +31,19 @@ from shardlab.exercises.lesson10 import activation_bytes
 from shardlab.exercises.lesson10_fit import smallest_t
 from shardlab.exercises.lesson11 import fit, ring_time
 from shardlab.exercises.lesson11_ring import ring_all_reduce
+from shardlab.exercises.lesson12 import best_t
+from shardlab.exercises.lesson12_crossover import crossover
 from shardlab.exercises.lesson13 import dtensor_plan, reduce_from_region
 
 __all__ = [
     "FUNCTIONS",
     "activation_bytes",
     "attention",
+    "best_t",
     "column_backward",
     "column_linear",
     "cross_entropy",
+    "crossover",
     "dropout",
     "dtensor_plan",
     "embedding",

@@ -1,5 +1,6 @@
 """`Formula`: an exercise whose answer is a function of numbers, held against the right one on fresh numbers."""
 
+from math import inf
 from numbers import Real
 
 import numpy
@@ -76,7 +77,7 @@ class Formula(Exercise):
 
     def near(self, got, want):
         pairs = zip(got, want, strict=True)
-        return all(g == w or abs(g - w) <= self.rtol * abs(w) for g, w in pairs)  # false for a nan
+        return all(g == w or abs(g - w) <= self.rtol * abs(w) < inf for g, w in pairs)  # false for a nan
 
     def known(self, tries, found, wanted):
         """(name, why) of the first mistake that does as the answer did, or of a factor that is the same everywhere."""
