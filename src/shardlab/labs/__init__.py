@@ -24,6 +24,7 @@ from shardlab.labs.lab08_vocabulary import draw_vocabulary, vocabulary, vocabula
 from shardlab.labs.lab09_sequence import draw_sequence, sequence, sequence_picture, sequence_result
 from shardlab.labs.lab10_memory import draw_memory, memory, memory_picture, memory_result
 from shardlab.labs.lab11_ring import draw_ring, ring, ring_picture, ring_result
+from shardlab.labs.lab12_pays import draw_pays, pays, pays_picture, pays_result
 from shardlab.labs.lab13_gates import draw_gates, gates, gates_picture, gates_result
 from shardlab.labs.lab13_ranks import draw_ranks, ranks, ranks_picture, ranks_result
 from shardlab.labs.predicting import predict
@@ -49,6 +50,11 @@ LABS = {  # name: (the lab, its drawing, the state to start from and the changes
         [{}, {"shards": 8, "sequence": True}, {"model": "Llama 3.1 70B", "use": "serving, bf16", "tokens": 131072}],
     ),
     "ring": (ring, draw_ring, [{}, {"shards": 8, "step": 7}, {"way": "n steps instead of n - 1", "step": 15}]),
+    "pays": (
+        pays,
+        draw_pays,
+        [{}, {"shards": 64, "batch": 1}, {"link": "PCIe 5"}, {"model": "Qwen3 14B", "device": "A100 SXM"}],
+    ),
     "gates": (gates, draw_gates, [{}, {"late": 0}, {"late": 10}]),
     "ranks": (ranks, draw_ranks, [{}, {"how": "row", "when": "before"}, {"how": "column", "ranks": 4}]),
 }
@@ -95,6 +101,9 @@ __all__ = [
     "ring",
     "ring_picture",
     "ring_result",
+    "pays",
+    "pays_picture",
+    "pays_result",
     "gates",
     "gates_picture",
     "gates_result",

@@ -17,6 +17,7 @@ from shardlab.labs.lab08_vocabulary import vocabulary_picture
 from shardlab.labs.lab09_sequence import sequence_picture
 from shardlab.labs.lab10_memory import memory_picture
 from shardlab.labs.lab11_ring import ring_picture
+from shardlab.labs.lab12_pays import pays_picture
 from shardlab.labs.lab13_gates import gates_picture
 
 
@@ -137,6 +138,19 @@ LESSONS: dict[str, Question] = {  # here, and not in the notebooks, where the an
         "On a ring each shard sends 2 (n - 1) / n of the value: 1.75 GB with 8 shards, 1.97 GB with 64. What grows "
         "with n is the number of steps, and each of them has a latency.",
         lambda: ring_picture(shards=8, step=9),
+    ),
+    "12": Question(
+        "One GPU decodes 29 tokens a second. Two of them, joined by NVLink, decode 17. What takes so long?",
+        (
+            "each token waits for many all-reduces, however small they are",
+            "the link has too few bytes a second",
+            "half a product is not faster than a whole one",
+            "the second GPU has to load its weights first",
+        ),
+        "each token waits for many all-reduces, however small they are",
+        "Two all-reduces a layer, 64 for 32 layers. One token is 8 KB in each of them: the bytes cost next to nothing, "
+        "the 64 waits more than what half the products save.",
+        lambda: pays_picture(shards=8, batch=1),
     ),
     "13": Question(
         "Four ranks meet in an all_reduce. One of them comes late. What do the other three have meanwhile?",
