@@ -52,6 +52,10 @@ EQUIVALENT = [
     ("12_when_it_pays.ipynb", "return 1 / (layers", "a factor goes out of every drop"),
     ("any", "X.chunk(2, dim=1)", "chunk(3) of four columns gives two pieces as well; lesson 04 is about that"),
     ("04_uneven.ipynb", "width = 6 // 4", "6 // 4 and 6 // 5 are both 1"),
+    ("09_sequence.ipynb", "/ 8, torch.randn(256, 64) / 16", "weights of any size are split so"),
+    ("09_sequence.ipynb", "TransformerLayer(64, 256, heads=4)", "a layer of other sizes is split so, too"),
+    ("09_sequence.ipynb", "mesh, whole = Mesh(n), Mesh(1)", "two shards that have all of a value drop what one does"),
+    ("09_sequence.ipynb", "own_masks(2, lambda rank: 1)", "any seed that the shards share gives them one mask"),
     ("solutions/02_before_the_reduction.ipynb", "torch.randn(2, 1000", "what holds for 1000 numbers holds for 1001"),
     (
         "solutions/03_tolerance.ipynb",
