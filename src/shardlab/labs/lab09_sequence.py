@@ -16,7 +16,7 @@ from shardlab.record import Traffic
 
 TOKENS, WIDTH, HIDDEN, P, SEED = 32, 64, 256, 0.1, 9
 ON = [("cut", "on"), ("whole", "off")]
-AGAIN = [("gathered again", "again"), ("kept", "kept")]
+AGAIN = [("again", "again"), ("kept", "kept")]
 
 
 @dataclass
