@@ -37,7 +37,7 @@ def test_a_model_of_today_in_serving_by_hand():
 
 
 def test_32_bits_take_twice_what_16_do_but_for_masks_and_logits():
-    mixed, full = (memory_result("22B", use=use).parts for use in ("training, mixed", "training, fp32"))
+    mixed, full = (memory_result("22B", shards=8, use=use).parts for use in ("training, mixed", "training, fp32"))
     assert sum(full[name] for name in full) - full["activations"] == sum(mixed.values()) - mixed["activations"]
     logits, masks = 4 * 2048 * 51200 / 8, 48 * (2 * 2048 * 6144 + 64 * 2048**2 / 8)
     assert full["activations"] - logits - masks == pytest.approx(2 * (mixed["activations"] - logits - masks))

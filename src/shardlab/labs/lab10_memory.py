@@ -45,7 +45,7 @@ class Memory:
 def memory_result(
     model="22B",
     card="H100 SXM",
-    shards=8,
+    shards=2,
     tokens=2048,
     batch=1,
     use="training, mixed",
@@ -114,7 +114,7 @@ def here():
 def draw_memory(model, card, shards, tokens, batch, use, sequence, recompute):
     """The picture of a state of this lab, as HTML."""
     ran, size = memory_result(model, card, shards, tokens, batch, use, sequence, recompute), SIZES[model]
-    words = {"parameters": f"1/{shards} of {amount(count(size) * USES[use][0] / 1e9)}"}
+    words = {"parameters": f"1/{shards} of {amount(count(size) * USES[use][0] / 1e9)}" if shards > 1 else ""}
     if "activations" in ran.parts:
         words["activations"] = alike(size, shards, tokens, batch, use, sequence, recompute)
     parts = [Part(LETTERS[name], name, held / 1e9, words.get(name, "")) for name, held in ran.parts.items() if held]
@@ -159,7 +159,7 @@ def shared(card, t):
 def memory_picture(
     model="22B",
     card="H100 SXM",
-    shards=1,
+    shards=2,
     tokens=2048,
     batch=1,
     use="training, mixed",
@@ -173,7 +173,7 @@ def memory_picture(
 def memory(
     model="22B",
     card="H100 SXM",
-    shards=1,
+    shards=2,
     tokens=2048,
     batch=1,
     use="training, mixed",

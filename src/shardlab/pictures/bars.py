@@ -6,7 +6,7 @@ from shardlab.pictures import svg
 from shardlab.pictures.axes import Axis
 from shardlab.pictures.svg import CHAR, badge, hatch, line, path, rect, text
 
-LEFT, WIDE, ROW, BAR, TOP = 34, 560, 26, 20, 40
+LEFT, WIDE, ROW, BAR, TOP = 34, 420, 26, 20, 40
 LOOKS = {  # by letter: a colour, the ink on it, and how far apart its hatch is
     "P": ("#0072B2", "#fff", 0),
     "G": ("#E69F00", "#111", 0),
