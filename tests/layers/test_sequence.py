@@ -130,7 +130,6 @@ def test_along_an_axis_of_two():
 
 
 def a_step(mesh, dense, x, cotangent):
-    torch.set_default_dtype(torch.float64)
     layer = SequenceTransformerLayer(dense, mesh)
     with mesh.record() as traffic:
         y_ = layer(mesh.shard(x, dim=0))
