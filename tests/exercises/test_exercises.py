@@ -774,10 +774,9 @@ def test_each_way_in_the_table_is_its_own_mistake(name):
     """No way to make one mistake does what another mistake does."""
     told = told_before(name)
     for mistake in own_mistakes(name):
-        ends = () if mistake.name in told else {mistake.ways[0], mistake.ways[-1]}
-        for way in ends:  # all of them take minutes
-            verdict = SPLITS[name].check(way)
-            verdict = verdict if not verdict.passed else SPLITS[name].check(way, gradients=True)
+        if mistake.name not in told:  # the last way, which is the least like a learner's: all of them take minutes
+            verdict = SPLITS[name].check(mistake.ways[-1])
+            verdict = verdict if not verdict.passed else SPLITS[name].check(mistake.ways[-1], gradients=True)
             assert verdict.mistake == mistake.name, verdict
 
 

@@ -1,7 +1,7 @@
 """A changed constant in a cell of any notebook turns `pytest --nbval` red.
 
 Each mutant is a copy of a notebook with one number of one code cell changed. `SHARDLAB_MUTANTS=all` tries them all,
-another number that many of each notebook (2 where it is not set), spread over the notebook.
+another number that many of each notebook (1 where it is not set), spread over the notebook.
 """
 
 import ast
@@ -171,7 +171,7 @@ def test_equivalent_numbers_are_still_there(name, part, reason):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_a_changed_constant_turns_it_red(path, tmp_path, monkeypatch, capsys):
     found = mutants(path)
-    wanted = os.environ.get("SHARDLAB_MUTANTS", "2")
+    wanted = os.environ.get("SHARDLAB_MUTANTS", "1")
     chosen = found if wanted == "all" else sample(found, int(wanted))
     if not chosen:
         assert not [number for cell in code_cells(read(path)) for number in constants(cell.source)]
