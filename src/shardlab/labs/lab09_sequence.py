@@ -142,6 +142,7 @@ def rows_of(held, kept, traffic, on):
     ]
 
 
+@cache  # there are 16 states
 def draw_sequence(sequence, y, shards):
     """The picture of a state of this lab, as HTML."""
     ran = sequence_result(sequence, y, shards)
