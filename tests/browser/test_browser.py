@@ -192,12 +192,11 @@ def test_where_only_the_cells_in_sight_are_drawn(lab):
     """As JupyterLab does, unless told otherwise: the slider works there too, and a link to a word of the glossary leads
     to it, also the first time."""
     with lab.page(windowing=None) as page:
-        page.open(lesson("00"))
+        page.open(lesson("01"))
         assert page.page.evaluate(WINDOWING) != "none"
+        page.run_all()
+        assert any(page.press(page.find_slider()) for _ in range(3))  # one that comes in sight may miss a key
+    with lab.page(windowing=None) as page:
+        page.open(lesson("00"))
         page.page.locator(".jp-Notebook a[href*='cell-id=rank']").click()
         page.page.wait_for_function(f"({IN_SIGHT})()[0] == 'rank'")
-        page.open(lesson("01"))
-        page.run_all()
-        assert any(
-            page.press(page.find_slider()) for _ in range(3)
-        )  # drawn anew as it comes in sight, it may miss a key

@@ -51,6 +51,8 @@ EQUIVALENT = [
     ("12_when_it_pays.ipynb", "h, layers = 3072", "a width of 3073 has the same drops"),
     ("12_when_it_pays.ipynb", "return 1 / (layers", "a factor goes out of every drop"),
     ("any", "X.chunk(2, dim=1)", "chunk(3) of four columns gives two pieces as well; lesson 04 is about that"),
+    ("05_mlp.ipynb", "late > 0.5 and pairs < 1e-5", "bounds with room: 75 % and more are wrong, or mere rounding"),
+    ("05_mlp.ipynb", "late.error > 0.5", "and 91 % here"),
     ("04_uneven.ipynb", "width = 6 // 4", "6 // 4 and 6 // 5 are both 1"),
     ("09_sequence.ipynb", "/ 8, torch.randn(256, 64) / 16", "weights of any size are split so"),
     ("09_sequence.ipynb", "TransformerLayer(64, 256, heads=4)", "a layer of other sizes is split so, too"),
