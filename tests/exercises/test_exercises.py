@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from shardlab import Mesh, Shards, exercises
+from shardlab import Mesh, Shards, cost, exercises
 from shardlab.exercises import lesson06_kinds
 from shardlab.exercises.exercise import Exercise
 from shardlab.exercises.real_ranks import OnRanks
@@ -760,6 +760,13 @@ MADE_OF = {"tied": ("embedding", "cross_entropy")}  # whose mistakes are its own
 def own_mistakes(name):
     of_parts = {mistake.name for part in MADE_OF.get(name, ()) for mistake in SPLITS[part].mistakes}
     return [mistake for mistake in SPLITS[name].mistakes if mistake.name not in of_parts]
+
+
+@pytest.mark.parametrize("name", ["activation_bytes", "crossover", "fit", "ring_time"])
+def test_the_function_of_the_package_is_no_answer(name):
+    ours = getattr(cost, name)
+    for answer in (ours, lambda *args: ours(*args)):
+        assert ALL[name].check(answer).mistake == "the package's own"
 
 
 @pytest.mark.parametrize("name", SPLITS)

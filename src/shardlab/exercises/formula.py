@@ -1,11 +1,13 @@
 """`Formula`: an exercise whose answer is a function of numbers, held against the right one on fresh numbers."""
 
+import sys
 from math import inf
 from numbers import Real
 
 import numpy
 import torch
 
+from shardlab import cost
 from shardlab.exercises.exercise import Exercise, Wrong, brief_error
 from shardlab.exercises.limits import run
 from shardlab.exercises.verdict import a_kind
@@ -48,14 +50,18 @@ class Formula(Exercise):
 
     def ask(self, answer, args, first):
         """What the answer gives, as a list of floats."""
+        ours = getattr(cost, self.name, None)
+        watched, asked = noting(answer, ours)
         try:
-            given = run(answer, *[list(arg) if isinstance(arg, list) else arg for arg in args])
+            given = run(watched, *[list(arg) if isinstance(arg, list) else arg for arg in args])
         except (KeyboardInterrupt, Wrong):
             raise
         except NotImplementedError as error:
             raise self.unsolved(answer) from error
         except BaseException as error:
             raise Wrong("an error", f"With {self.said(args)} it ends in {brief_error(error)}") from error
+        if asked:
+            raise Wrong("the package's own", f"It calls shardlab.cost.{self.name}, and that is what you are to write.")
         if given is None or given is Ellipsis:
             nothing = Wrong("nothing returned", f"With {self.said(args)} nothing is returned.")
             raise self.unsolved(answer) if first else nothing
@@ -95,8 +101,27 @@ class Formula(Exercise):
         return ", ".join(f"{name} = {brief(value)}" for name, value in zip(self.takes, args, strict=True))
 
 
+def noting(answer, function):
+    """The answer, and a list that is no longer empty once it has called this function (None: whatever it calls)."""
+    code, asked = getattr(function, "__code__", None), []
+
+    def look(frame, event, _):
+        if event == "call" and frame.f_code is code:
+            asked.append(function)
+
+    def watched(*args):
+        sys.setprofile(look)  # of this thread alone
+        try:
+            return answer(*args)
+        finally:
+            sys.setprofile(None)
+
+    return watched, asked
+
+
 def brief(value):
-    """
+    """A number, or a list of them, in few digits.
+
     >>> brief(1e-5), brief([1, 2, 3]), brief(0.123456)
     ('1e-05', '[1, 2, 3]', '0.1235')
     """

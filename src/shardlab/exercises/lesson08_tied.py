@@ -5,7 +5,8 @@ from torch.nn import functional as F
 from shardlab.exercises import mistakes
 from shardlab.exercises.exercise import Mistake
 from shardlab.exercises.lesson08 import EMBEDDING_MISTAKES, rows, token_sizes, tokens
-from shardlab.exercises.lesson08_loss import LOSS_MISTAKES, loss_by, scaled
+from shardlab.exercises.lesson08_loss import LOSS_MISTAKES, scaled
+from shardlab.exercises.losses import loss_by
 from shardlab.exercises.split import Split
 
 

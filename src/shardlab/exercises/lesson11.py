@@ -118,6 +118,10 @@ def least_squares(sizes, times, weights):
     return alpha, beta / sizes[-1]
 
 
+def relative(sizes, times):
+    return least_squares(sizes, times, [1 / t**2 for t in times])
+
+
 def of_logarithms(sizes, times):
     """The straight line through log t over log s, read as a curve: t = e^a · s^b."""
     a, b = least_squares([*map(log, sizes)], [*map(log, times)], [1] * len(sizes))
@@ -169,12 +173,12 @@ fit = Formula(
         Mistake(
             "beta and alpha exchanged",
             "Both are right, in the other order: alpha, beta.",
-            lambda sizes, times: best_fit(sizes, times)[::-1],
+            lambda sizes, times: relative(sizes, times)[::-1],
         ),
         Mistake(
             "a bandwidth for beta",
             "beta is seconds a byte; this is 1 / beta, bytes a second.",
-            lambda sizes, times: (best_fit(sizes, times)[0], 1 / best_fit(sizes, times)[1]),
+            lambda sizes, times: (relative(sizes, times)[0], 1 / relative(sizes, times)[1]),
         ),
         Mistake(
             "through the first and the last",
