@@ -6,14 +6,13 @@ again in backward.
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from shardlab.layers.attention import Attention, ParallelAttention
 from shardlab.layers.masks import dropout
 from shardlab.layers.mlp import MLP, ParallelMLP
+from shardlab.layers.recompute import again
 from shardlab.layers.replicated import Replicated
 from shardlab.layers.sequence import Sequence, SequenceMLP, SequenceNorm
-from shardlab.shards import Shards
 
 RECOMPUTE = (None, "selective", "full")
 
@@ -97,14 +96,3 @@ class SequenceGPTLayer(ParallelGPTLayer):
     """`ParallelGPTLayer` with X and Y [*, T/p, width] cut along the sequence, norms and dropouts included."""
 
     norm, attend, dense_mlp, dim = SequenceNorm, SequenceStepwiseAttention, SequenceMLP, -2
-
-
-def again(f, *args_):
-    """f(*args_), of which the arguments alone are kept: backward computes the rest again (torch's checkpoint)."""
-    mesh, n = args_[0].mesh, len(args_[0].shards)
-
-    def run(*pieces):  # as tensors, so that what is kept of them shows in saved_tensors_hooks
-        return f(*(Shards([*pieces[first : first + n]], mesh) for first in range(0, len(pieces), n)))
-
-    pieces = [piece for arg_ in args_ for piece in arg_.shards]
-    return checkpoint(run, *pieces, use_reentrant=False, preserve_rng_state=False)

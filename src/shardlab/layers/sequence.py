@@ -13,14 +13,12 @@ gather_from_ and reduce_scatter_to_sequence_parallel_region (core/tensor_paralle
 core/distributed/finalize_model_grads.py.
 """
 
-from torch.utils.checkpoint import checkpoint
-
 from shardlab.layers.attention import ParallelAttention
 from shardlab.layers.block import ParallelTransformerLayer
 from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear
 from shardlab.layers.mlp import ParallelMLP, ParallelSwiGLU
+from shardlab.layers.recompute import again
 from shardlab.layers.replicated import Replicated
-from shardlab.shards import Shards
 
 
 class Sequence:
@@ -33,11 +31,7 @@ class Sequence:
 
     def enter(self, x_, products):
         """The products of all of X: an all-gather, and in backward a reduce-scatter."""
-
-        def gathered(*pieces):  # as tensors, so that what is kept of them shows in saved_tensors_hooks
-            return products(self.mesh.all_gather(Shards([*pieces], x_.mesh), dim=-2, grad="partial"))
-
-        return checkpoint(gathered, *x_.shards, use_reentrant=False, preserve_rng_state=False)
+        return again(lambda x_: products(self.mesh.all_gather(x_, dim=-2, grad="partial")), x_)
 
     def leave(self, p_):
         """The own tokens of the sum of partial products: a reduce-scatter, and in backward an all-gather."""
