@@ -31,6 +31,8 @@ def test_a_model_of_today_in_serving_by_hand():
     parts = memory_result("Llama 3.1 8B", shards=4, tokens=8192, batch=3, use="serving, bf16").parts
     assert parts["parameters"] == 2 * parameters(MODELS["Llama 3.1 8B"]) / 4
     assert parts["KV cache"] == 3 * 8192 * 128 * 1024 / 4
+    eight, more = (memory_result("Llama 3.1 8B", shards=t, use="serving, bf16").parts["KV cache"] for t in (8, 16))
+    assert eight == more  # it has 8 kv heads, and two shards have a copy each
     assert not parts["gradients"] and not parts["optimizer"] and "activations" not in parts
     gpt = memory_result("GPT-3 175B", shards=8, tokens=100, use="serving, bf16").parts
     assert gpt["KV cache"] == 2 * 96 * 12288 * 100 * 2 / 8

@@ -9,7 +9,7 @@ from twins import assert_twins, refilled
 
 from shardlab import Mesh
 from shardlab.cost import MODELS, activation_bytes, gated_activation_bytes
-from shardlab.layers import GPTLayer, ParallelGPTLayer, SequenceGPTLayer, SwiGLU
+from shardlab.layers import GPTLayer, ParallelGPTLayer, SequenceGPTLayer, SwiGLU, gpt
 
 CPU = ["cpu"]
 RECOMPUTE = [None, "selective", "full"]
@@ -62,6 +62,21 @@ def test_with_dropout_it_is_the_same_for_every_number_of_shards(recompute):
         torch.testing.assert_close(ran(kind, n), want)
 
 
+def test_each_dropout_of_each_call_has_a_mask_of_its_own(monkeypatch):
+    seeds, dropout = [], gpt.dropout
+
+    def noting(mesh, x_, p, seed, dim):
+        seeds.append(seed)
+        return dropout(mesh, x_, p, seed, dim)
+
+    monkeypatch.setattr(gpt, "dropout", noting)
+    mesh = Mesh(2, devices=CPU)
+    layer = ParallelGPTLayer(GPTLayer(8, 4), mesh, p=0.3)
+    for seed in range(3):
+        layer(mesh.replicate(torch.randn(2, 5, 8)), seed)
+    assert len(seeds) == len(set(seeds)) == 9
+
+
 @pytest.mark.parametrize("recompute", RECOMPUTE)
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_it_keeps_what_the_formula_says(n, recompute):
@@ -104,6 +119,10 @@ def test_a_gated_layer_keeps_what_its_formula_counts():
     model = type("Model", (), size)
     assert measured + norms == pytest.approx(gated_activation_bytes(model, s, b), rel=0.02)
     assert gated_activation_bytes(model, s, b, t=2, sequence=True) == gated_activation_bytes(model, s, b) / 2
+    four = (
+        2 * (4 * h + 2 * d * (a / 4 + 1) + 4 * ffn / 4) + 4 * a / 4
+    )  # each of 4: a q head, and copies of k and v
+    assert gated_activation_bytes(model, s, b, t=4) == s * b * four
     assert gated_activation_bytes(model, s, b, recompute="full") == 2 * s * b * h
     with pytest.raises(ValueError, match="has experts"):
         gated_activation_bytes(MODELS["Mixtral 8x7B"], s)
