@@ -119,9 +119,7 @@ def test_a_gated_layer_keeps_what_its_formula_counts():
     model = type("Model", (), size)
     assert measured + norms == pytest.approx(gated_activation_bytes(model, s, b), rel=0.02)
     assert gated_activation_bytes(model, s, b, t=2, sequence=True) == gated_activation_bytes(model, s, b) / 2
-    four = (
-        2 * (4 * h + 2 * d * (a / 4 + 1) + 4 * ffn / 4) + 4 * a / 4
-    )  # each of 4: a q head, and copies of k and v
+    four = 2 * (4 * h + 2 * d * (a / 4 + 1) + 4 * ffn / 4) + 4 * a / 4  # each of 4: a q head, and copies of k and v
     assert gated_activation_bytes(model, s, b, t=4) == s * b * four
     assert gated_activation_bytes(model, s, b, recompute="full") == 2 * s * b * h
     with pytest.raises(ValueError, match="has experts"):

@@ -50,6 +50,7 @@ EQUIVALENT = [
     ("12_when_it_pays.ipynb", "torch.randn(1, 32, 64)))", "and of any number of tokens"),
     ("12_when_it_pays.ipynb", "h, layers = 3072", "a width of 3073 has the same drops"),
     ("12_when_it_pays.ipynb", "return 1 / (layers", "a factor goes out of every drop"),
+    ("08_vocabulary.ipynb", "torch.tensor(89.0)", "beyond 88 every exp is infinite in 32 bits"),
     ("any", "X.chunk(2, dim=1)", "chunk(3) of four columns gives two pieces as well; lesson 04 is about that"),
     ("05_mlp.ipynb", "late > 0.5 and pairs < 1e-5", "bounds with room: 75 % and more are wrong, or mere rounding"),
     ("05_mlp.ipynb", "late.error > 0.5", "and 91 % here"),
