@@ -20,15 +20,12 @@ ON_RANKS = [name for name in exercises.__all__ if isinstance(getattr(exercises, 
 
 
 def can_be_pretended(cell, notebook):
-    """Processes of their own, and what comes back from them, cannot: the checks that start ranks, the cell that does,
-    and where several cells have to do with ranks, all that torchrun leaves out as well."""
+    """Processes of their own, and what comes back from them, cannot: the checks that start ranks, and, in a lesson that
+    starts some, all that torchrun leaves out as well."""
     if any(f"exercises.{name}.check(" in cell.source for name in ON_RANKS):
         return False
-    with_ranks = [other for other in code_cells(notebook) if re.search(r"shardlab\.ranks|\bpool\b", other.source)]
-    return not (
-        (len(with_ranks) > 1 or cell in with_ranks)
-        and {"one-process", "needs-a-person"} & set(cell.metadata.get("tags", []))
-    )
+    with_ranks = any(re.search(r"shardlab\.ranks|\bpool\b", other.source) for other in code_cells(notebook))
+    return not (with_ranks and {"one-process", "needs-a-person"} & set(cell.metadata.get("tags", [])))
 
 
 def run(cell, names, monkeypatch):
