@@ -189,8 +189,9 @@ def test_a_notebook_leaves_everything_as_it_was(tmp_path, capsys, monkeypatch):
     assert not list(home.iterdir()) and not InteractiveShell.initialized()
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.name)
-def test_every_lesson_is_a_program(path, capsys):
+@pytest.mark.parametrize("path", LESSONS[::4], ids=lambda path: path.name)
+def test_a_lesson_is_a_program(path, capsys):
+    """All of them, and their solutions, run on two ranks below."""
     main([str(path)])
     assert f"passed: {path}" in capsys.readouterr().out
 

@@ -282,7 +282,7 @@ class Page:
 
     def press(self, slider, key="ArrowRight", timeout=10):
         """Press a key on a slider; milliseconds until its picture has changed and was painted, None if it did not."""
-        return self.burst(slider, key, 1, timeout)["first"]
+        return self.burst(slider, key, 1, timeout, quiet=100)["first"]
 
     def burst(self, slider, key="ArrowRight", times=1, timeout=10, quiet=400, every=33):
         """Press a key `times` times at a keyboard's own repeat rate, and watch the picture until it is still.

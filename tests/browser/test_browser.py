@@ -136,9 +136,9 @@ def test_every_lab_answers_the_keyboard(lab, another, number, record_property):
     for index, slider in enumerate(another.sliders()):
         now, most = (slider.get_attribute(f"aria-value{end}") for end in ("now", "max"))
         keys = ("ArrowLeft", "ArrowRight") if now == most else ("ArrowRight", "ArrowLeft")
-        times = [another.press(slider, key) for key in keys * 2]
+        times = [another.press(slider, key) for key in keys]
         assert None not in times, f"slider {index}: a key press did not change the picture"
-        record_property(f"lesson {number}, slider {index}: median", f"{statistics.median(times):.0f} ms")
+        record_property(f"lesson {number}, slider {index}: there and back", " and ".join(f"{t:.0f} ms" for t in times))
         beside = slider.evaluate(BESIDE)
         assert [slider.get_attribute("aria-label"), slider.get_attribute("aria-valuetext")] == beside
     assert another.axe(known=KNOWN) == []

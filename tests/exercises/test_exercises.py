@@ -728,7 +728,7 @@ def told_before(name):
 def wrong_answers():
     for name, table in WRONG.items():
         told = told_before(name)
-        for mistake, answers in table.items():
+        for number, (mistake, answers) in enumerate(table.items()):
             for i, answer in enumerate(answers):
                 gradients = isinstance(answer, tuple)
                 yield pytest.param(
@@ -736,22 +736,21 @@ def wrong_answers():
                     mistake,
                     answer[1] if gradients else answer,
                     gradients,
-                    i == 0 and mistake not in told,
+                    (number + i) % 2 == 0 and mistake not in told,
                     id=f"{name}-{mistake}-{i}".replace(" ", "_"),
                 )
 
 
-@pytest.mark.parametrize("name, mistake, answer, gradients, first", list(wrong_answers()))
-def test_a_wrong_answer_is_told_its_own_mistake(name, mistake, answer, gradients, first):
+@pytest.mark.parametrize("name, mistake, answer, gradients, also_asked", list(wrong_answers()))
+def test_a_wrong_answer_is_told_its_own_mistake(name, mistake, answer, gradients, also_asked):
+    """Every second one that has a wrong value is asked for its gradients all the same."""
     if gradients:
         value = SPLITS[name].check(answer, gradients=False)
         assert value.passed, f"wrong in its gradients alone: {value}"
-    verdict = SPLITS[name].check(answer, gradients=gradients)
+    verdict = SPLITS[name].check(answer, gradients=gradients or also_asked)
     assert not verdict.passed
     assert verdict.mistake == mistake, verdict
     assert re.search(r"\d", verdict.message), "a message comes with numbers"
-    if first and not gradients:
-        assert SPLITS[name].check(answer, gradients=True).mistake == mistake
 
 
 MADE_OF = {"tied": ("embedding", "cross_entropy")}  # whose mistakes are its own, too: they are tried there
@@ -1208,11 +1207,11 @@ def test_a_check_is_quick(name, record_property):
     answer = (THREE | {n: a[0] for n, a in RIGHT.items()})[name]
     ALL[name].check(answer)
     times = []
-    for _ in range(5):
+    for _ in range(2):
         start = time.perf_counter()
         ALL[name].check(answer)
         times.append(time.perf_counter() - start)
-    record_property(f"{name}.check, best of 5", f"{min(times) * 1e3:.0f} ms")
+    record_property(f"{name}.check, the better of two", f"{min(times) * 1e3:.0f} ms")
     assert min(times) < 5, "a check that a learner waits for"
 
 
