@@ -253,6 +253,7 @@ def test_rounding_is_told_as_it_is():
 CANVAS = {  # the controls of a lab that may change the size of its picture
     "split": {"how", "rows", "inner", "outer"},
     "uneven": {"shards"},
+    "devices": {"gpus"},
 }
 
 

@@ -270,6 +270,7 @@ def test_what_does_not_fit_is_told_beside_the_baseline():
 
 def test_deal_keeps_each_shard_with_its_device():
     assert words(draw.deal(["a", "b", "a"])) == ["a", "shard 0", "shard 2", "b", "shard 1"]
+    assert words(draw.deal(["a"], room=["a", "b"])) == ["a", "shard 0", "b", "idle"]
 
 
 @pytest.mark.parametrize("size, n", [(10, 3), (3, 5), (8, 4), (64, 16), (1, 1)])
@@ -317,18 +318,19 @@ def over(top, below, alpha):
 def test_text_reads_on_its_tile_in_both_themes(rank):
     header = parse("<g>" + svg.badge(0, 0, 9, "x", rank) + "</g>")
     assert contrast(rgb(header[0].get("fill")), rgb(header[1].get("fill"))) >= 4.5
-    tile = parse(svg.frame(0, 0, 9, 9, rank))
-    paint, tint = rgb(tile.get("fill")), float(tile.get("fill-opacity"))
-    for page, ink in (rgb("#fff"), over(rgb("#000"), rgb("#fff"), 0.87)), (rgb("#111"), rgb("#fff")):
-        assert contrast(over(paint, page, tint), ink) >= 4.5
-        assert contrast(paint, page) >= (3 if rank is not None and rank != 3 else 2.8)
+    tiles = [svg.frame(0, 0, 9, 9, rank)]
+    tiles += [svg.badge(0, 0, 9, "x", rank + 4)] if rank is not None else []
+    for tile in (parse(f"<g>{tile}</g>")[0] for tile in tiles):
+        paint, tint = rgb(tile.get("fill")), float(tile.get("fill-opacity"))
+        for page, ink in (rgb("#fff"), over(rgb("#000"), rgb("#fff"), 0.87)), (rgb("#111"), rgb("#fff")):
+            assert contrast(over(paint, page, tint), ink) >= 4.5
+            assert contrast(paint, page) >= (3 if rank is not None and rank != 3 else 2.8)
 
 
 def test_colour_is_never_the_only_sign():
-    drawing = parse(draw.tiles([torch.ones(1)] * 16, range(16), ["cpu"] * 16))
-    frames = [node for node in drawing.iter() if node.tag.endswith("rect") and node.get("stroke")]
-    assert len(frames) == 16
-    assert len({(node.get("stroke"), node.get("stroke-dasharray")) for node in frames}) == 16
+    for part in (lambda rank: svg.frame(0, 0, 80, 20, rank), lambda rank: svg.badge(0, 0, 80, "a shard", rank)):
+        boxes = [parse(f"<g>{part(rank)}</g>")[0] for rank in range(16)]
+        assert len({(box.get("fill"), box.get("stroke"), box.get("stroke-dasharray")) for box in boxes}) == 16
 
 
 def test_drawing_leaves_the_number_of_threads_as_it_was():

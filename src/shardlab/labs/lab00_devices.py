@@ -6,7 +6,7 @@ from shardlab import Mesh
 from shardlab.labs.lab import HTML, Lab, menu, said, slider
 from shardlab.pictures import draw
 
-GPUS = [1, 2, 4, 8]
+GPUS, MOST = [1, 2, 4, 8], 16  # numbers of GPUs, and of shards at most
 CHOICES = [("this machine", 0), *((f"{gpus} GPU{'s' * (gpus > 1)}", gpus) for gpus in GPUS)]
 
 
@@ -26,7 +26,7 @@ def devices_result(shards=4, gpus=0):
 def draw_devices(shards, gpus):
     """The picture of a state of this lab, as HTML."""
     devices, real = devices_result(shards, gpus)
-    return verdict(devices, real, gpus) + draw.deal(devices)
+    return verdict(devices, real, gpus) + draw.deal(devices, room=devices_result(MOST, gpus)[0])
 
 
 def verdict(devices, real, gpus):
@@ -53,7 +53,7 @@ def devices_picture(shards=4, gpus=0):
 def devices(shards=4, gpus=0):
     """The lab of lesson 00: deal shards over the devices of this machine, or over more."""
     controls = {
-        "shards": slider("shards", shards, 1, 16, "how many shards the mesh has"),
+        "shards": slider("shards", shards, 1, MOST, "how many shards the mesh has"),
         "gpus": menu("devices", gpus, CHOICES, "those that are here, or a number of GPUs"),
     }
     return Lab(controls, draw_devices)

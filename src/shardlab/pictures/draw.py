@@ -192,18 +192,28 @@ def _errors(wrong, sizes):
     return flow([(body, wide, tall), heat.scale_bar(scale)], 20)
 
 
-def deal(devices):
+def deal(devices, room=()):
     """Draw which shard lies on which device, one box a device; `devices` names one for each shard, by rank.
+
+    `room` names those of the most shards that there may be: the canvas then has room for them all.
 
     >>> deal(["cuda:0", "cuda:1", "cuda:0"]).count(">shard ")
     3
     """
     boxes = []
-    for device in dict.fromkeys(devices):
+    for device in dict.fromkeys([*room, *devices]):
         ranks = [rank for rank, name in enumerate(devices) if name == device]
-        badges = [(svg.badge(0, 0, 80, f"shard {rank}", rank), 80, 20) for rank in ranks]
-        body, wide, tall = stack([words(device, font_weight=700), *badges], 6)
-        wide = max(wide, CHAR * len(device)) + 20
-        boxes.append((svg.frame(0, 0, wide, tall + 20) + svg.move(body, 10, 10), wide, tall + 20))
+        places = max(len(ranks), [*room].count(device))
+        columns = -(-places // 4)
+        badges = [
+            svg.move(svg.badge(0, 0, 80, f"shard {rank}", rank), 86 * (index % columns), 28 + 26 * (index // columns))
+            for index, rank in enumerate(ranks)
+        ]
+        name = svg.text(0, 13, device, "start", font_weight=700)
+        badges += [] if ranks else [svg.text(0, 42, "idle", "start", font_style="italic")]
+        wide = max(86 * columns - 6, CHAR * len(device)) + 20
+        tall = 22 + 26 * -(-places // columns) + 20
+        boxes.append((svg.frame(0, 0, wide, tall) + svg.move(name + "".join(badges), 10, 10), wide, tall))
     said = ", ".join(f"shard {rank} on {device}" for rank, device in enumerate(devices))
-    return svg.svg(flow(boxes, page=900), f"{len(devices)} shards over {len(boxes)} devices: {said}")
+    used = len({*devices})
+    return svg.svg(flow(boxes, page=900), f"{len(devices)} shards over {used} device{'s' * (used > 1)}: {said}")

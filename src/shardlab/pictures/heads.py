@@ -67,9 +67,10 @@ def _bars(stretches):
     for ranks, many in groupby(stretches, lambda each: each[2]):
         many = list(many)
         x, wide = LEFT + HEAD * many[0][0] + 0.5, HEAD * (many[-1][1] - many[0][0]) - 1
-        parts += [rect(x, 14 * i / len(ranks), wide, 14 / len(ranks), colour(r)) for i, r in enumerate(ranks)]
         if len(ranks) == 1:
             parts.append(badge(x, 0, wide, ranks[0] if wide > CHAR else "", ranks[0], height=14))
+        else:
+            parts += [rect(x, 14 * i / len(ranks), wide, 14 / len(ranks), colour(r)) for i, r in enumerate(ranks)]
     return "".join(parts)
 
 
@@ -115,6 +116,8 @@ def _block(x, y, wide, tall, name, owners, wrong=False):
     band = tall / len(ranks)
     parts = [rect(x, y + i * band, wide, band, colour(r), fill_opacity=0.4) for i, r in enumerate(ranks)]
     parts.append(hatch(x, y, wide, tall, 5, stroke="#888") if wrong else "")
-    parts.append(rect(x + 0.5, y, wide - 1, tall, stroke="currentColor" if wrong else colour(ranks[0])))
+    dash = svg.DASHES[ranks[0] // 4 % 4]
+    border = {"stroke": "currentColor"} if wrong else {"stroke": colour(ranks[0]), "stroke_dasharray": dash or "none"}
+    parts.append(rect(x + 0.5, y, wide - 1, tall, **border))
     style = {"font_weight": 700, "text_decoration": "underline"} if wrong else {}
     return "".join(parts) + (text(x + wide / 2, y + tall / 2 + 4, name, **style) if wide > CHAR * len(name) else "")

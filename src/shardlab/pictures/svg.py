@@ -31,7 +31,7 @@ def one_thread():
 
 
 def colour(rank):
-    """Give the colour of a shard; shards four apart share one, and differ by label and dash."""
+    """Give the colour of a shard; shards four apart share one, and differ by frame and label."""
     return COLOURS[rank % 4]
 
 
@@ -83,10 +83,14 @@ def frame(x, y, width, height, rank=None, tint=0.14):
 
 
 def badge(x, y, width, said, rank, height=20):
-    """Write a label on the full colour of a shard (grey for every shard) in the ink that reads on it."""
-    paint, ink = ("#999", "#111") if rank is None else (colour(rank), ON_COLOUR[rank % 4])
-    label = text(x + width / 2, y + height / 2 + 4, said, fill=ink, font_weight=600)
-    return rect(x, y, width, height, paint) + label
+    """Write a label on the full colour of a shard (grey for every shard) in the ink that reads on it. That of a shard
+    beyond four is only framed in its colour, as are its pieces."""
+    at = x + width / 2, y + height / 2 + 4
+    if rank is not None and rank > 3:
+        box = frame(x + 1, y + 1, max(width - 2, 0), height - 2, rank, tint=0.25)
+        return box + text(*at, said, font_weight=600)
+    paint, ink = ("#999", "#111") if rank is None else (colour(rank), ON_COLOUR[rank])
+    return rect(x, y, width, height, paint) + text(*at, said, fill=ink, font_weight=600)
 
 
 def hatch(x, y, width, height, step=6, **attributes):
