@@ -46,9 +46,9 @@ def nothing_is_left(tmp_path_factory):
     assert not list(left.glob("shardlab-*"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pool():
-    """Two ranks on the CPU."""
+    """Two ranks on the CPU; of each file its own, since some files end more than their own."""
     pytest.importorskip("cloudpickle")  # where torch is the system's
     from shardlab.ranks import ranks
 
