@@ -12,7 +12,8 @@ from shardlab.layers.vocabulary import words_of
 
 def token_sizes(n, integer):
     """A vocabulary that n does not divide (with n - 1 words over, the pieces would begin where those of one length do),
-    and on 2 and 4 shards one that it does, with numbers so large that exp of them overflows. There are more than twice as many words as tokens: else it is cheapest to gather."""
+    and on 2 and 4 shards one that it does, with numbers so large that exp of them overflows. There are more than twice
+    as many words as tokens: else it is cheapest to gather."""
     V = n * integer(18 // n, 20 // n)
     sizes = [{"T": 6, "V": V + (integer(1, max(n - 2, 1)) if n > 1 else 0), "D": 3, "n": n}]
     return [*sizes, {"T": 7, "V": V, "D": 4, "n": n, "scale": 1e4}] if n % 2 == 0 else sizes
