@@ -25,13 +25,13 @@ lab: .venv/.lab ## open the course in JupyterLab
 	    $(foreach name,solutions trust.py ours.sha256 __pycache__,--ContentsManager.hide_globs=$(name)) \
 	    $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
-# Two workers share the cores: torch has one thread in each.
+# Three workers share two cores, since some of what they do is waiting: torch has one thread in each.
 test: export OMP_NUM_THREADS = 1
 test: .venv/.test ## check everything, as CI does
 	@red=0; \
 	$(BIN)/python -m ruff check . || red=1; \
 	$(BIN)/python -m ruff format --check . || red=1; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(NBVAL) tests notebooks src $(ARGS) || red=1; \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(NBVAL) tests notebooks src $(ARGS) || red=1; \
 	exit $$red
 
 # With the system's torch where there is one: a machine with a GPU has it, and perhaps no way to a registry.

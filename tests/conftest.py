@@ -41,7 +41,8 @@ def nothing_is_left(tmp_path_factory):
         forks.stop()
     mine, left = psutil.Process(), Path(tempfile.tempdir)
     tempfile.tempdir = before
-    assert not [child for child in mine.children(recursive=True) if "forks.serve" in command(child)]
+    servers = [child for child in mine.children(recursive=True) if "forks.serve" in command(child)]
+    assert not psutil.wait_procs(servers, timeout=10)[1]  # the kernel of the last notebook has just ended
     assert not [one for one in mine.net_connections("inet") if one.status == psutil.CONN_LISTEN]
     assert not list(left.glob("shardlab-*"))
 
