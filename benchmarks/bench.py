@@ -1,6 +1,6 @@
 """What `make bench` runs: measure, write the results beside this file, and fill the tables of README.md there.
 
-python benchmarks/bench.py                      everything, in about ten minutes
+python benchmarks/bench.py                      everything, in about twenty minutes
 python benchmarks/bench.py labs notebooks       only these; the other results stay
 python benchmarks/bench.py table                only the tables
 """

@@ -194,10 +194,11 @@ def numbered(table):
 
 @pytest.mark.parametrize("name, answer", numbered(RIGHT))
 def test_a_right_answer_is_never_rejected(name, answer):
-    for gradients in (False, True):
-        verdict = SPLITS[name].check(answer, gradients=gradients)
-        assert verdict.passed, verdict
-        assert verdict.mistake is None
+    verdict = SPLITS[name].check(answer, gradients=True)
+    assert verdict.passed, verdict
+    assert verdict.mistake is None
+    if answer is RIGHT[name][0]:
+        assert SPLITS[name].check(answer).passed
 
 
 @pytest.mark.parametrize("name, answer", numbered(WITHOUT_GRADIENTS))
