@@ -13,11 +13,13 @@ WIDE = [(10, 20), (0.05, 0.9), (1.2, 20)]  # the inner dim in turn, as a multipl
 
 
 def a_product(random, number):
-    """k, n, t, flops, alpha, beta: first on few shards and wide, then too narrow, then anything that pays."""
+    """k, n, t, flops, alpha, beta: first on few shards and wide (n, too: it would pay to reduce X), then too narrow,
+    then anything that pays."""
     flops, beta = uniform(random, 1e14, 2e15), 1 / uniform(random, 3e10, 1e12)
     k = round(2 * flops * beta * uniform(random, *WIDE[number % 3]))
     t = 2 + int(torch.randint(62 if number % 3 else 3, (), generator=random))
-    return max(k, 1), round(uniform(random, 256, 32768)), t, flops, uniform(random, 1e-6, 1e-5), beta
+    n = round(max(uniform(random, 256, 32768), 0 if number % 3 else 2.5 * flops * beta))
+    return max(k, 1), n, t, flops, uniform(random, 1e-6, 1e-5), beta
 
 
 def where(latency, saved):

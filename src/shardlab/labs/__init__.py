@@ -28,6 +28,7 @@ from shardlab.labs.lab12_pays import draw_pays, pays, pays_picture, pays_result
 from shardlab.labs.lab13_gates import draw_gates, gates, gates_picture, gates_result
 from shardlab.labs.lab13_ranks import draw_ranks, ranks, ranks_picture, ranks_result
 from shardlab.labs.predicting import predict
+from shardlab.labs.waiting import progress
 
 LABS = {  # name: (the lab, its drawing, the state to start from and the changes to it that a benchmark goes through)
     "devices": (devices, draw_devices, [{}, {"shards": 16}, {"gpus": 8, "shards": 16}]),
@@ -64,6 +65,7 @@ __all__ = [
     "Lab",
     "activation_error",
     "predict",
+    "progress",
     "seed_data",
     "devices",
     "devices_picture",
