@@ -24,6 +24,8 @@ from torch.nn import functional as F
 from shardlab import Mesh, Shards, cost, exercises
 from shardlab.exercises import lesson06_kinds
 from shardlab.exercises.exercise import Exercise
+from shardlab.exercises.formula import TRIES
+from shardlab.exercises.lesson08 import token_sizes
 from shardlab.exercises.real_ranks import OnRanks
 from shardlab.exercises.split import Split
 from shardlab.exercises.verdict import UNSOLVED, Verdict
@@ -1099,6 +1101,37 @@ def test_kinds_are_measured_and_may_be_said_in_other_words():
 def test_a_mask_may_be_drawn_in_any_way(answer):
     verdict = exercises.dropout.check(answer)
     assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize("name", WRONG_NUMBERS)
+def test_the_tries_of_a_formula_part_its_mistakes(name):
+    """Whatever is drawn, no way of a mistake is right on all tries, or does what a mistake before it does."""
+    exercise = ALL[name]
+    for seed in range(40):
+        random = torch.Generator().manual_seed(seed)
+        tries = [exercise.draw(random, number) for number in range(TRIES)]
+        wanted = [exercise.numbers(exercise.formula(*args)) for args in tries]
+        for mistake in exercise.mistakes:
+            for way in mistake.ways:
+                found = [exercise.numbers(way(*args)) for args in tries]
+                assert not all(map(exercise.near, found, wanted)), (seed, mistake.name)
+                assert exercise.known(tries, found, wanted)[0] == mistake.name, seed
+
+
+def test_in_the_first_try_it_would_pay_to_reduce_X_instead():
+    """Else both that mistake and a bandwidth for beta say 'never', on all tries once in 400 checks."""
+    for seed in range(40):
+        _, n, _, flops, _, beta = exercises.crossover.draw(torch.Generator().manual_seed(seed), 0)
+        assert n > 2 * flops * beta
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("end", [min, max])
+def test_no_vocabulary_is_cut_where_pieces_of_the_longest_length_would_be(n, end):
+    V = token_sizes(n, end)[0]["V"]
+    assert V % n
+    lengths = [len(piece) for piece in torch.arange(V).tensor_split(n)]
+    assert n == 2 or sum(lengths[:-1]) != (n - 1) * max(lengths), "the last one begins there"
 
 
 @pytest.mark.parametrize("name", WRONG_NUMBERS)

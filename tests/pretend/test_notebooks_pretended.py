@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 import pytest
 from IPython.core.formatters import DisplayFormatter
 
-from notebook_tools import EMBEDDED, LESSONS, NOTEBOOKS, ROOT, code_cells, ignored, name_of, opened, read, texts
+from notebook_tools import EMBEDDED, NOTEBOOKS, ROOT, code_cells, ignored, name_of, opened, read, texts
 from shardlab import exercises
 from shardlab.exercises.real_ranks import OnRanks
 
@@ -58,9 +58,6 @@ def compared(shown):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
 def test_a_notebook(machine, path, monkeypatch):
-    """(The answers of the solutions are tried on one GPU by test_on_pretended.)"""
-    if machine.count == 1 and path not in LESSONS:
-        return
     monkeypatch.chdir(path.parent)
     notebook, names = read(path), {"__name__": "__main__"}
     for cell in code_cells(notebook):

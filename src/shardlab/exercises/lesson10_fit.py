@@ -175,7 +175,7 @@ def draw(random, number):
     """A model, and a memory on the edge between two ways to count, so that who counts otherwise gets another t. Once it
     fits on no t, once on one, once on six, and once it would on 11, which divides no heads here."""
     how = BETWEEN[number]
-    a = pick(random, {"eleven": [12, 24, 48], "six": [24, 48]}.get(str(how), [12, 24, 48, 60]))
+    a = pick(random, [24, 48] if how in ("six", "eleven") else [12, 24, 48, 60])
     h, layers = a * pick(random, [32, 64, 80]), pick(random, [2, 6, 24])
     s, b, weights = pick(random, [512, 1024, 2048]), pick(random, [1, 2, 4]), pick(random, [2, 6, 12, 24])
     if how == UNCUT:  # where weights are most of all
@@ -183,8 +183,8 @@ def draw(random, number):
     if how == "six":  # where activations are
         s, b, weights = 512, 16, 2
     model = weights * layers * h**2, layers, s, b, h, a
-    edges = {"none": 0.98 * need(a, *model), "one": 1.5 * need(1, *model), "eleven": need(11, *model)}
-    edges["six"] = need(6, *model)
+    edges = {"none": 0.98 * need(a, *model), "one": 1.5 * need(1, *model)}
+    edges |= {"six": need(6, *model), "eleven": need(11, *model)}
     if isinstance(how, str):
         return *model, int(edges[how]) + 1
     t = divisors(a)[-2] if how == UNCUT else pick(random, divisors(a)[1:-1])

@@ -6,11 +6,8 @@ from IPython.display import DisplayHandle
 
 
 def progress(items, what):
-    """Go over `items`, and show how many of them are done: on the page as a bar, and at the end in words.
-
-    >>> [2 * n for n in progress([1, 2], "sizes")]  # doctest: +SKIP
-    [2, 4]
-    """
+    """Go over `items`, and show how many of them are done: on the page as a bar, and at the end in words. (A widget's
+    bar would be 'model not found' where the notebook is opened again.)"""
     items, shown = list(items), DisplayHandle()
     shown.display(bar(0, len(items), what), raw=True)
     for done, item in enumerate(items, 1):

@@ -86,7 +86,7 @@ def badge(x, y, width, said, rank, height=20):
     """Write a label on the full colour of a shard (grey for every shard) in the ink that reads on it. That of a shard
     beyond four is only framed in its colour, as are its pieces."""
     at = x + width / 2, y + height / 2 + 4
-    if rank is not None and rank > 3:
+    if rank is not None and rank >= len(COLOURS):
         box = frame(x + 1, y + 1, max(width - 2, 0), height - 2, rank, tint=0.25)
         return box + text(*at, said, font_weight=600)
     paint, ink = ("#999", "#111") if rank is None else (colour(rank), ON_COLOUR[rank])
